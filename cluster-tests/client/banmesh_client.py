@@ -6,7 +6,7 @@
 repairs with a node as one that has no entries. It prints the entries that it receives, one JSON object per line, and sends
 one ban of its own with --ban.
 
-    banmesh_client.py news ADDRESS:PORT CLUSTER KEYFILE --ban IP
+    banmesh_client.py slot ADDRESS:PORT CLUSTER KEYFILE --ban IP
 
 publishes one ban over TCP as a slot of a recent-changes log, waits until the node acknowledges it, and prints that.
 """
@@ -268,7 +268,7 @@ def join(connection, ban):
     print(json.dumps({"node": connection.node, "changed_there": struct.unpack("<Q", changed)[0]}))
 
 
-def news(connection, ban):
+def slot(connection, ban):
     process = os.urandom(8)
     slot = struct.pack("<QH", 0, 1) + write_ban(ban)
     name = NODE.encode()
@@ -283,7 +283,7 @@ def news(connection, ban):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=["join", "news"])
+    parser.add_argument("what", choices=["join", "slot"])
     parser.add_argument("address")
     parser.add_argument("cluster")
     parser.add_argument("keyfile")
@@ -293,7 +293,7 @@ def main():
         key = base64.b64decode(file.readline())
     host, port = arguments.address.rsplit(":", 1)
     connection = Connection((host.strip("[]"), int(port)), Seal(key, arguments.cluster))
-    {"join": join, "news": news}[arguments.what](connection, arguments.ban)
+    {"join": join, "slot": slot}[arguments.what](connection, arguments.ban)
 
 
 if __name__ == "__main__":

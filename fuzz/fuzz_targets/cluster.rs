@@ -2,7 +2,7 @@
 #![no_main]
 
 use banmesh_cluster::compact::{Digest, Message, Naming, Received, Short};
-use banmesh_cluster::datagram::{self, Acknowledgement, News};
+use banmesh_cluster::datagram::{self, Acknowledgement, SlotMessage};
 use banmesh_cluster::fragments::{Fragment, Reassembly};
 use banmesh_cluster::incarnation::Incarnation;
 use banmesh_cluster::members::TableDigest;
@@ -14,7 +14,7 @@ use banmesh_core::wire::{VERSION, Versions};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|bytes: &[u8]| {
-    let _ = (News::decode(bytes), Acknowledgement::decode(bytes), datagram::split(bytes));
+    let _ = (SlotMessage::decode(bytes), Acknowledgement::decode(bytes), datagram::split(bytes));
     if let Ok(received) = Received::read(bytes, "banmesh") {
         let (message, _, _) = received.clone().resolve(&Digest::default());
         let own = message.digest().cloned().unwrap_or_default();

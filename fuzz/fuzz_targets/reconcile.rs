@@ -2,7 +2,7 @@
 #![no_main]
 
 use banmesh_cluster::reconcile::keys::SessionKeys;
-use banmesh_cluster::repair::coded::{Asked, Called, Caller, Next, Outline, decode_differ, decode_outline};
+use banmesh_cluster::repair::coded::{CallerRequest, Callee, Caller, Next, Outline, decode_differ, decode_outline};
 use banmesh_cluster::repair::exchange::kind;
 use banmesh_cluster::repair::frame::split;
 use banmesh_types::target::Target;
@@ -30,7 +30,7 @@ fn frames(mut bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
 }
 
 fuzz_target!(|bytes: &[u8]| {
-    let mut called = Called::new(entries());
+    let mut called = Callee::new(entries());
     let mut caller = Caller::new(entries());
     let (mut sketched, mut asked, mut listing, mut trading) = (false, false, false, false);
     for frame in frames(bytes) {
@@ -38,12 +38,12 @@ fuzz_target!(|bytes: &[u8]| {
         let _ = (decode_outline((number, payload)), decode_differ((number, payload)));
         if !trading {
             match called.receive((number, payload)) {
-                Ok(Asked::Symbols) => {
+                Ok(CallerRequest::Symbols) => {
                     while !called.work() {}
                     called.take_symbols().for_each(drop);
                 }
-                Ok(Asked::Keys) => assert_eq!(called.keys().map(|keys| keys.len() / 8).sum::<usize>() as u64, ENTRIES),
-                Ok(Asked::Trade) => trading = true,
+                Ok(CallerRequest::Keys) => assert_eq!(called.keys().map(|keys| keys.len() / 8).sum::<usize>() as u64, ENTRIES),
+                Ok(CallerRequest::Trade) => trading = true,
                 Ok(_) | Err(_) => {}
             }
         }

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use parking_lot::RwLock;
 use tokio::sync::mpsc;
 
-use banmesh_cluster::datagram::{Acknowledgement, News, States};
-use banmesh_cluster::delivery::Way;
+use banmesh_cluster::datagram::{Acknowledgement, SlotMessage, States};
+use banmesh_cluster::delivery::Channel;
 use banmesh_core::node::NodeId;
 
 /// Slots and acknowledgements that may wait. If there are more, they are dropped, and sent again.
@@ -21,7 +21,7 @@ const REMEMBER: Duration = Duration::from_secs(15 * 60);
 
 /// A slot of another node's recent-changes log.
 #[derive(Debug)]
-pub(super) struct ReceivedNews {
+pub(super) struct DirectSlot {
     /// The author's process.
     pub process: u64,
     pub author: NodeId,
@@ -45,7 +45,7 @@ pub(super) struct ReceivedAck {
     /// The process of the node that acknowledges; `None` over a connection.
     pub process: Option<u64>,
     pub ack: Acknowledgement,
-    pub way: Way,
+    pub channel: Channel,
 }
 
 /// What a HAProxy of another node has counted.
@@ -64,7 +64,7 @@ pub struct ReceivedStates {
 /// Takes what arrives. Cheap to clone.
 #[derive(Clone, Debug)]
 pub(super) struct Inbox {
-    news: mpsc::Sender<ReceivedNews>,
+    slots: mpsc::Sender<DirectSlot>,
     acknowledgements: mpsc::Sender<ReceivedAck>,
     states: mpsc::Sender<ReceivedStates>,
 }
@@ -72,30 +72,30 @@ pub(super) struct Inbox {
 /// What has arrived.
 #[derive(Debug)]
 pub(super) struct Arrived {
-    pub news: mpsc::Receiver<ReceivedNews>,
+    pub slots: mpsc::Receiver<DirectSlot>,
     pub acknowledgements: mpsc::Receiver<ReceivedAck>,
     pub states: Option<mpsc::Receiver<ReceivedStates>>,
 }
 
 /// An empty inbox.
 pub(super) fn inbox() -> (Inbox, Arrived) {
-    let (news, arrived_news) = mpsc::channel(QUEUE);
+    let (slots, arrived_slots) = mpsc::channel(QUEUE);
     let (acknowledgements, arrived_acknowledgements) = mpsc::channel(QUEUE);
     let (states, arrived_states) = mpsc::channel(QUEUE);
     let arrived =
-        Arrived { news: arrived_news, acknowledgements: arrived_acknowledgements, states: Some(arrived_states) };
-    (Inbox { news, acknowledgements, states }, arrived)
+        Arrived { slots: arrived_slots, acknowledgements: arrived_acknowledgements, states: Some(arrived_states) };
+    (Inbox { slots, acknowledgements, states }, arrived)
 }
 
 impl Inbox {
     /// Returns whether the slot has been taken.
-    pub(super) fn news(&self, process: u64, news: &News<'_>, reply: Reply) -> bool {
-        self.news.try_send(received(process, news, reply)).is_ok()
+    pub(super) fn slot(&self, process: u64, message: &SlotMessage<'_>, reply: Reply) -> bool {
+        self.slots.try_send(received(process, message, reply)).is_ok()
     }
 
     /// Waits until there is room. Returns false when nobody takes slots any more.
-    pub(super) async fn wait_for_news(&self, process: u64, news: &News<'_>, reply: Reply) -> bool {
-        self.news.send(received(process, news, reply)).await.is_ok()
+    pub(super) async fn wait_for_slot(&self, process: u64, message: &SlotMessage<'_>, reply: Reply) -> bool {
+        self.slots.send(received(process, message, reply)).await.is_ok()
     }
 
     /// Returns whether the acknowledgement has been taken.
@@ -111,9 +111,9 @@ impl Inbox {
     }
 }
 
-fn received(process: u64, news: &News<'_>, reply: Reply) -> ReceivedNews {
-    let News { author, oldest, number, log, slot } = news.clone();
-    ReceivedNews { process, author, oldest, number, log, slot: slot.to_vec(), reply }
+fn received(process: u64, message: &SlotMessage<'_>, reply: Reply) -> DirectSlot {
+    let SlotMessage { author, oldest, number, log, slot } = message.clone();
+    DirectSlot { process, author, oldest, number, log, slot: slot.to_vec(), reply }
 }
 
 /// The addresses whose builds read datagrams of every kind.

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 
-use super::inbox::{ReceivedNews, Reply};
+use super::inbox::{DirectSlot, Reply};
 use super::membership::{Membership, ReceivedSlot};
 use super::metrics::Metrics;
 use super::repair::Request;
@@ -98,7 +98,7 @@ impl Intake {
     pub(super) async fn serve(
         mut self,
         mut slots: mpsc::Receiver<ReceivedSlot>,
-        mut news: mpsc::Receiver<ReceivedNews>,
+        mut direct: mpsc::Receiver<DirectSlot>,
     ) {
         let (mut received, mut arrived) = (Vec::with_capacity(MAX_TOGETHER), Vec::with_capacity(MAX_TOGETHER));
         loop {
@@ -106,14 +106,14 @@ impl Intake {
             let next = self.next_acknowledgement();
             tokio::select! {
                 count = slots.recv_many(&mut received, MAX_TOGETHER) => if count == 0 { return },
-                count = news.recv_many(&mut arrived, MAX_TOGETHER) => if count == 0 { return },
+                count = direct.recv_many(&mut arrived, MAX_TOGETHER) => if count == 0 { return },
                 () = tokio::time::sleep_until(next.unwrap_or_else(Instant::now).into()), if next.is_some() => {}
             }
             for slot in received.drain(..) {
                 self.read(slot, &mut entries);
             }
-            for news in arrived.drain(..) {
-                self.take(news, &mut entries);
+            for slot in arrived.drain(..) {
+                self.take(slot, &mut entries);
             }
             if self.membership.slots_overflowed() {
                 self.gap(None, "overflow");
@@ -128,8 +128,8 @@ impl Intake {
     }
 
     /// Takes a slot that arrived directly.
-    fn take(&mut self, news: ReceivedNews, entries: &mut Vec<(Target, BanEntry)>) {
-        let ReceivedNews { process, author, oldest, number, log, slot, reply } = news;
+    fn take(&mut self, received: DirectSlot, entries: &mut Vec<(Target, BanEntry)>) {
+        let DirectSlot { process, author, oldest, number, log, slot, reply } = received;
         let arrival = self.followed.received(process, oldest, number, clock::now());
         if self.pending.len() >= MAX_AUTHORS {
             // Who is still there sends its slots again.

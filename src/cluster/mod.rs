@@ -306,12 +306,12 @@ impl Cluster {
             (self.counts_in.0, self.evidence_in.0),
             settings.node.clone(),
         );
-        let Arrived { news, acknowledgements, .. } = self.arrived;
+        let Arrived { slots, acknowledgements, .. } = self.arrived;
         let stop = left.clone();
         parts.push((
             "intake",
             Box::pin(async move {
-                let _ = stop.run_until_cancelled(intake.serve(self.slots, news)).await;
+                let _ = stop.run_until_cancelled(intake.serve(self.slots, slots)).await;
             }),
         ));
         let served: Vec<bridges::ServedBy> = settings.sites.iter().map(|_| watch::Sender::new(None)).collect();

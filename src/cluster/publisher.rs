@@ -21,8 +21,8 @@ use super::transport::EncryptedTransport;
 use crate::clock;
 use crate::decisions::batch::{Batch, Source};
 use crate::net::throttle::LogThrottle;
-use banmesh_cluster::datagram::{self, Kind, News};
-use banmesh_cluster::delivery::{Delivery, Peer, Unfollowed, Way};
+use banmesh_cluster::datagram::{self, Kind, SlotMessage};
+use banmesh_cluster::delivery::{Channel, Delivery, Peer, Unfollowed};
 use banmesh_cluster::members::{Member, Members};
 use banmesh_cluster::outbox::{ATTEMPTS, BANS, Outbox};
 use banmesh_cluster::pace::FlushPace;
@@ -107,7 +107,7 @@ impl Publisher {
         shutdown: CancellationToken,
     ) -> u64 {
         let mut due = Instant::now();
-        let (mut counting, mut telling, mut idle) = (true, true, true);
+        let (mut counting, mut recording, mut idle) = (true, true, true);
         loop {
             let waiting = !self.outbox.is_empty();
             if !waiting {
@@ -136,13 +136,13 @@ impl Publisher {
                     Some(count) => self.outbox.count(count),
                     None => counting = false,
                 },
-                news = evidence.recv(), if telling => match news {
-                    Some(news) => {
-                        if !self.outbox.add_evidence(news) {
+                record = evidence.recv(), if recording => match record {
+                    Some(record) => {
+                        if !self.outbox.add_evidence(record) {
                             Metrics::count(&self.metrics.recent_changes_gaps, "more evidence than waits");
                         }
                     }
-                    None => telling = false,
+                    None => recording = false,
                 },
                 () = at(again), if again.is_some() => self.deliver().await,
                 ended = self.streams.ended() => self.stream_ended(&ended),
@@ -261,10 +261,10 @@ impl Publisher {
     async fn deliver(&mut self) {
         for send in self.delivery.due(Instant::now().into_std()) {
             let slot = &send.slot;
-            let head = News::encode_head(&self.node, send.oldest, slot.number, slot.log);
-            match send.way {
-                Way::Datagram => self.transport.send(send.address, Kind::News, &[&head, &slot.bytes]).await,
-                Way::Stream => {
+            let head = SlotMessage::encode_head(&self.node, send.oldest, slot.number, slot.log);
+            match send.channel {
+                Channel::Datagram => self.transport.send(send.address, Kind::Slot, &[&head, &slot.bytes]).await,
+                Channel::Stream => {
                     self.metrics.slots_by_tcp.inc();
                     self.streams.send(&send.node, send.address, &[&head, &slot.bytes]);
                 }
@@ -272,11 +272,11 @@ impl Publisher {
         }
     }
 
-    async fn acknowledged(&mut self, ReceivedAck { process, ack, way }: ReceivedAck) {
+    async fn acknowledged(&mut self, ReceivedAck { process, ack, channel }: ReceivedAck) {
         if ack.author != self.transport.process() {
             return;
         }
-        let Some(received) = self.delivery.acknowledged(process, &ack, way) else { return };
+        let Some(received) = self.delivery.acknowledged(process, &ack, channel) else { return };
         let position = Position { next: received.next, missed: received.missed, at: ack.at };
         self.membership.acknowledged_directly(ack.node, position);
         // The window of the peer may have room again.

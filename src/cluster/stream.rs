@@ -16,15 +16,15 @@ use tokio::task::JoinSet;
 use super::inbox::{Inbox, ReceivedAck, Reply};
 use super::repair::{Handshake, Session, SessionError, within};
 use crate::net::network::Network;
-use banmesh_cluster::datagram::{Acknowledgement, News};
-use banmesh_cluster::delivery::Way;
+use banmesh_cluster::datagram::{Acknowledgement, SlotMessage};
+use banmesh_cluster::delivery::Channel;
 use banmesh_cluster::repair::ProtocolError;
 use banmesh_core::node::NodeId;
 
 /// The kinds of frames. Those of a repair are in [`banmesh_cluster::repair::exchange::kind`].
 pub(super) mod kind {
-    /// The author's process in 8 bytes, and [`News`](banmesh_cluster::datagram::News).
-    pub const NEWS: u8 = 16;
+    /// The author's process in 8 bytes, and [`SlotMessage`](banmesh_cluster::datagram::SlotMessage).
+    pub const SLOT: u8 = 16;
     /// An [`Acknowledgement`](banmesh_cluster::datagram::Acknowledgement).
     pub const ACKNOWLEDGEMENT: u8 = 17;
 }
@@ -131,11 +131,11 @@ async fn run(
             let ack = Acknowledgement::decode(payload).filter(|_| kind == kind::ACKNOWLEDGEMENT);
             let ack = ack.ok_or(ProtocolError::Malformed)?;
             // The envelope of a datagram names the process; here only the author of the log matters.
-            inbox.acknowledgement(ReceivedAck { process: None, ack, way: Way::Stream });
+            inbox.acknowledgement(ReceivedAck { process: None, ack, channel: Channel::Stream });
         }
     };
     tokio::select! {
-        result = send_all(&mut writer, kind::NEWS, slots) => result,
+        result = send_all(&mut writer, kind::SLOT, slots) => result,
         result = receive => result,
     }
 }
@@ -163,7 +163,7 @@ where
         take(&first, inbox, &acknowledge).await?;
         loop {
             let (kind, payload) = reader.receive().await?;
-            if kind != kind::NEWS {
+            if kind != kind::SLOT {
                 return Err(ProtocolError::Malformed.into());
             }
             take(payload, inbox, &acknowledge).await?;
@@ -182,9 +182,9 @@ where
 
 async fn take(payload: &[u8], inbox: &Inbox, acknowledge: &mpsc::Sender<Vec<u8>>) -> Result<(), SessionError> {
     let split = payload.split_first_chunk::<8>();
-    let news = split.and_then(|(process, body)| Some((u64::from_le_bytes(*process), News::decode(body)?)));
-    let (process, news) = news.ok_or(ProtocolError::Malformed)?;
+    let message = split.and_then(|(process, body)| Some((u64::from_le_bytes(*process), SlotMessage::decode(body)?)));
+    let (process, message) = message.ok_or(ProtocolError::Malformed)?;
     // Waiting here slows down the author, which is what should happen.
-    let _ = inbox.wait_for_news(process, &news, Reply::Stream(acknowledge.clone())).await;
+    let _ = inbox.wait_for_slot(process, &message, Reply::Stream(acknowledge.clone())).await;
     Ok(())
 }

@@ -28,8 +28,8 @@ use crate::net::network::Datagrams;
 use crate::net::throttle::LogThrottle;
 use banmesh_cluster::clock_offsets::ClockOffsets;
 use banmesh_cluster::compact::{Message, Part};
-use banmesh_cluster::datagram::{self, Acknowledgement, Kind, News, States};
-use banmesh_cluster::delivery::Way;
+use banmesh_cluster::datagram::{self, Acknowledgement, Kind, SlotMessage, States};
+use banmesh_cluster::delivery::Channel;
 use banmesh_cluster::fragments::{FRAGMENT_LEN, Fragment, MAX_DATAGRAM, MAX_FRAGMENTS, Reassembly};
 use banmesh_cluster::known_members::{KnownMembers, MAX_MEMBERS};
 use banmesh_cluster::receiver::{self, Receivers};
@@ -337,14 +337,14 @@ impl Shared {
         self.readers.note(from, true);
         match kind {
             Some(Kind::Gossip) => return self.read_gossip(from, body, exchange),
-            Some(Kind::News) => match News::decode(body) {
-                Some(news) => self.take_in(self.inbox.news(envelope.sender, &news, Reply::Datagram(from))),
+            Some(Kind::Slot) => match SlotMessage::decode(body) {
+                Some(message) => self.take_in(self.inbox.slot(envelope.sender, &message, Reply::Datagram(from))),
                 None => return self.drop_one("malformed", from, &"not a slot"),
             },
             Some(Kind::Acknowledgement) => match Acknowledgement::decode(body) {
                 Some(ack) => {
                     let process = Some(envelope.sender);
-                    self.take_in(self.inbox.acknowledgement(ReceivedAck { process, ack, way: Way::Datagram }));
+                    self.take_in(self.inbox.acknowledgement(ReceivedAck { process, ack, channel: Channel::Datagram }));
                 }
                 None => return self.drop_one("malformed", from, &"not an acknowledgement"),
             },

@@ -445,8 +445,8 @@ impl JudgeTask {
         let remote = batch.source != Source::Local;
         let recorded = |change: &Change| RecordedChange { target: change.target, entry: change.after.clone(), remote };
         self.history.record_changes(batch.changes.iter().map(recorded));
-        for news in batch.changes.iter().filter_map(|change| change.news(now)) {
-            self.rankings.change(news, now);
+        for entry in batch.changes.iter().filter_map(|change| change.announcement(now)) {
+            self.rankings.change(entry, now);
         }
         for change in &batch.changes {
             if matches!(change.after.state(now), State::Unbanned) {

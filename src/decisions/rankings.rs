@@ -143,17 +143,17 @@ impl Rankings {
     }
 
     /// Counts a change that took effect here, if it is a ban that was made in the last hour.
-    pub fn change(&self, news: Effective<'_>, now: UnixMillis) {
-        let made = news.stamp.hlc.millis();
-        if !matches!(news.state, State::Banned { .. }) || now.since(made) > COVERED {
+    pub fn change(&self, entry: Effective<'_>, now: UnixMillis) {
+        let made = entry.stamp.hlc.millis();
+        if !matches!(entry.state, State::Banned { .. }) || now.since(made) > COVERED {
             return;
         }
-        let (By::Filter(author) | By::Operator(author)) = &news.cause.by;
+        let (By::Filter(author) | By::Operator(author)) = &entry.cause.by;
         let author: Arc<str> = (**author).into();
         let mut shared = self.shared.lock();
         shared.bans.count(&author, 1, now);
-        shared.nodes.count(&news.stamp.node, 1, now);
-        if matches!(news.cause.by, By::Filter(_)) {
+        shared.nodes.count(&entry.stamp.node, 1, now);
+        if matches!(entry.cause.by, By::Filter(_)) {
             shared.last_of(&author, |last| last.ban = last.ban.max(Some(made)));
         }
     }

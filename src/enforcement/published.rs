@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::watch;
 
-use super::follower::{Look, Place, Sent};
+use super::follower::{Comparison, Place, Sent};
 use crate::clock;
 use banmesh_core::follow::{Allowlist, Change, Form, Traits};
 use banmesh_core::published::{Decision, Published, Steady};
@@ -208,8 +208,8 @@ impl Place for PublishedPlace {
         Ok(())
     }
 
-    async fn look(&mut self, _: Sent<'_>) -> Result<Look, Infallible> {
+    async fn look(&mut self, _: Sent<'_>) -> Result<Comparison, Infallible> {
         self.bans.tick();
-        Ok(Look::Unchanged)
+        Ok(Comparison::Unchanged)
     }
 }

@@ -47,7 +47,7 @@ fn a_client_written_from_the_specification_joins_and_publishes() {
     assert!(entries.iter().all(|entry| entry["operator"]["node"] == "n1"));
     node.wait_for(address(1_000), true);
     // A slot over TCP.
-    let acknowledged = client("news", 1_001);
+    let acknowledged = client("slot", 1_001);
     assert_eq!((&acknowledged[0]["node"], &acknowledged[0]["next"]), (&"n1".into(), &1.into()));
     node.wait_for(address(1_001), true);
 }

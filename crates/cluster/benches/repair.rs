@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use banmesh_cluster::reconcile::keys::SessionKeys;
-use banmesh_cluster::repair::coded::{self, Asked, Called, Caller, Next, Outline, Selection};
+use banmesh_cluster::repair::coded::{self, Callee, Caller, CallerRequest, Next, Outline, Selection};
 use banmesh_cluster::repair::exchange::{self, Method, Received, kind};
 use banmesh_cluster::repair::frame::{FrameContext, LENGTH_LEN, MAX_PAYLOAD, RANDOM_LEN, Side, split};
 use banmesh_core::ban::{BanEntry, By, Cause};
@@ -191,7 +191,7 @@ struct Repair {
 /// As [`exchange`] with wire version 2.
 fn plain(caller: &mut Ledger, called: &mut Ledger) -> Repair {
     let start = cpu();
-    let (mut there, mut back) = (Direction::new(Side::Caller), Direction::new(Side::Called));
+    let (mut there, mut back) = (Direction::new(Side::Caller), Direction::new(Side::Callee));
     let theirs =
         exchange::decode_digests(there.pass(kind::DIGESTS, &exchange::encode_digests(caller.table().digests())));
     let buckets = exchange::differing(called.table().digests(), &theirs.expect("digests"));
@@ -226,7 +226,7 @@ fn trade(
 fn compared(caller: &mut Ledger, called: &mut Ledger, differing: usize) -> Repair {
     let start = cpu();
     let keys = SessionKeys::new(&[1; RANDOM_LEN], &[2; RANDOM_LEN]);
-    let (mut there, mut back) = (Direction::new(Side::Caller), Direction::new(Side::Called));
+    let (mut there, mut back) = (Direction::new(Side::Caller), Direction::new(Side::Callee));
     let short = coded::short_digests(&keys, caller.table().digests());
     let outlined = coded::encode_outline(caller.table().len() as u64, &short);
     let (entries, theirs) = coded::decode_outline(there.pass(kind::OUTLINE, &outlined)).expect("an outline");
@@ -239,7 +239,7 @@ fn compared(caller: &mut Ledger, called: &mut Ledger, differing: usize) -> Repai
         let mut ours = Caller::new(outline(caller, &buckets, &keys));
         let set = outline(called, &buckets, &keys);
         lists = there.bytes + back.bytes + set.len() * 8 + differing * 4;
-        let mut theirs = Called::new(set);
+        let mut theirs = Callee::new(set);
         let mut next = ours.receive_sketch(back.pass(kind::SKETCH, &theirs.sketch())).expect("a sketch");
         while next == Next::Ask {
             theirs.receive(there.pass(kind::ASK, &ours.ask())).expect("an ask");
@@ -260,7 +260,7 @@ fn compared(caller: &mut Ledger, called: &mut Ledger, differing: usize) -> Repai
         }
         if next == Next::Trade {
             for payload in ours.wants() {
-                if theirs.receive(there.pass(kind::WANT, &payload)) == Ok(Asked::Trade) {
+                if theirs.receive(there.pass(kind::WANT, &payload)) == Ok(CallerRequest::Trade) {
                     break;
                 }
             }

@@ -7,7 +7,7 @@
 //! | kind | body |
 //! |---|---|
 //! | 1 | gossip: see [`crate::compact`] |
-//! | 2 | one slot of the author's recent-changes log: see [`News`] |
+//! | 2 | one slot of the author's recent-changes log: see [`SlotMessage`] |
 //! | 3 | what a peer has received: see [`Acknowledgement`] |
 //! | 4 | what a HAProxy of the author has counted: see [`States`] |
 //!
@@ -31,7 +31,7 @@ pub const MOST_MAX_DATAGRAM: usize = 8_900;
 /// Bytes before the body that are not part of the envelope.
 const HEAD_LEN: usize = 16 + 2 + 1;
 const KIND_GOSSIP: u8 = 1;
-const KIND_NEWS: u8 = 2;
+const KIND_SLOT: u8 = 2;
 const KIND_ACKNOWLEDGEMENT: u8 = 3;
 const KIND_STATES: u8 = 4;
 
@@ -42,11 +42,11 @@ pub const fn room(max_datagram: usize) -> usize {
 
 /// The longest slot that fits into a datagram of at most `max_datagram` bytes from `author`.
 pub fn slot_room(max_datagram: usize, author: &NodeId) -> usize {
-    room(max_datagram).saturating_sub(1 + author.as_str().len() + NEWS_LEN)
+    room(max_datagram).saturating_sub(1 + author.as_str().len() + SLOT_HEAD_LEN)
 }
 
-/// Bytes of encoded [`News`], without the author's id and the slot.
-const NEWS_LEN: usize = 8 + 8 + 1;
+/// Bytes of encoded [`SlotMessage`], without the author's id and the slot.
+const SLOT_HEAD_LEN: usize = 8 + 8 + 1;
 
 /// What a datagram is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,7 +54,7 @@ pub enum Kind {
     /// A message of the membership.
     Gossip,
     /// A slot of the recent-changes log.
-    News,
+    Slot,
     /// What has been received.
     Acknowledgement,
     /// What a HAProxy has counted.
@@ -72,7 +72,7 @@ pub fn head(to: SocketAddr, kind: Kind) -> [u8; HEAD_LEN] {
     bytes[16..18].copy_from_slice(&to.port().to_le_bytes());
     bytes[18] = match kind {
         Kind::Gossip => KIND_GOSSIP,
-        Kind::News => KIND_NEWS,
+        Kind::Slot => KIND_SLOT,
         Kind::Acknowledgement => KIND_ACKNOWLEDGEMENT,
         Kind::States => KIND_STATES,
     };
@@ -87,7 +87,7 @@ pub fn split(bytes: &[u8]) -> Option<(SocketAddr, Option<Kind>, &[u8])> {
     let (kind, body) = rest.split_first()?;
     let kind = match *kind {
         KIND_GOSSIP => Some(Kind::Gossip),
-        KIND_NEWS => Some(Kind::News),
+        KIND_SLOT => Some(Kind::Slot),
         KIND_ACKNOWLEDGEMENT => Some(Kind::Acknowledgement),
         KIND_STATES => Some(Kind::States),
         _ => None,
@@ -101,7 +101,7 @@ pub fn split(bytes: &[u8]) -> Option<(SocketAddr, Option<Kind>, &[u8])> {
 /// author text | oldest 8 | number 8 | log 1 | slot …
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct News<'a> {
+pub struct SlotMessage<'a> {
     /// The node whose log it is.
     pub author: NodeId,
     /// The author sends the receiver no slot before this one any more.
@@ -114,10 +114,10 @@ pub struct News<'a> {
     pub slot: &'a [u8],
 }
 
-impl<'a> News<'a> {
+impl<'a> SlotMessage<'a> {
     /// The bytes before the slot.
     pub fn encode_head(author: &NodeId, oldest: u64, number: u64, log: char) -> Vec<u8> {
-        let mut bytes = Vec::with_capacity(1 + author.as_str().len() + NEWS_LEN);
+        let mut bytes = Vec::with_capacity(1 + author.as_str().len() + SLOT_HEAD_LEN);
         put_node(author, &mut bytes);
         bytes.extend_from_slice(&oldest.to_le_bytes());
         bytes.extend_from_slice(&number.to_le_bytes());
@@ -250,10 +250,10 @@ mod tests {
 
     #[test]
     fn bodies_are_read_as_written() {
-        let head = News::encode_head(&node(), 3, 9, 'b');
+        let head = SlotMessage::encode_head(&node(), 3, 9, 'b');
         let bytes = [&head[..], b"slot"].concat();
-        let news = News { author: node(), oldest: 3, number: 9, log: 'b', slot: b"slot" };
-        assert_eq!(News::decode(&bytes), Some(news));
+        let message = SlotMessage { author: node(), oldest: 3, number: 9, log: 'b', slot: b"slot" };
+        assert_eq!(SlotMessage::decode(&bytes), Some(message));
         assert_eq!(bytes.len(), 4 + room(1200) - slot_room(1200, &node()));
         let ack = Acknowledgement { node: node(), author: 7, next: 4, later: 5, missed: 2, at: UnixMillis(99) };
         assert_eq!(Acknowledgement::decode(&[&ack.encode()[..], b"of a later build"].concat()), Some(ack));
@@ -268,8 +268,8 @@ mod tests {
     fn heads_are_read_as_written() {
         for to in ["192.0.2.1:12350", "[2001:db8::1]:7"] {
             let to: SocketAddr = to.parse().unwrap();
-            let bytes = [&head(to, Kind::News)[..], b"body"].concat();
-            assert_eq!(split(&bytes), Some((to, Some(Kind::News), &b"body"[..])));
+            let bytes = [&head(to, Kind::Slot)[..], b"body"].concat();
+            assert_eq!(split(&bytes), Some((to, Some(Kind::Slot), &b"body"[..])));
         }
         let mut later = head("192.0.2.1:1".parse().unwrap(), Kind::Gossip);
         later[18] = 77;
@@ -280,7 +280,7 @@ mod tests {
     proptest! {
         #[test]
         fn no_bytes_panic(bytes: Vec<u8>) {
-            let _ = (News::decode(&bytes), Acknowledgement::decode(&bytes), States::decode(&bytes), split(&bytes));
+            let _ = (SlotMessage::decode(&bytes), Acknowledgement::decode(&bytes), States::decode(&bytes), split(&bytes));
         }
     }
 }

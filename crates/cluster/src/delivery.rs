@@ -55,7 +55,7 @@ pub struct Peer {
 
 /// How a slot is sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Way {
+pub enum Channel {
     /// As a datagram.
     Datagram,
     /// Over a connection.
@@ -74,7 +74,7 @@ pub struct Send {
     /// The slot.
     pub slot: Arc<Slot>,
     /// How.
-    pub way: Way,
+    pub channel: Channel,
 }
 
 /// A live peer that gets no datagrams.
@@ -179,9 +179,9 @@ impl Delivery {
         }
     }
 
-    /// Takes an acknowledgement of `process`, if that is known, which arrived by `way`. Returns what the peer has, or `None` if it is
+    /// Takes an acknowledgement of `process`, if that is known, which arrived by `channel`. Returns what the peer has, or `None` if it is
     /// not from a peer.
-    pub fn acknowledged(&mut self, process: Option<u64>, ack: &Acknowledgement, way: Way) -> Option<Received> {
+    pub fn acknowledged(&mut self, process: Option<u64>, ack: &Acknowledgement, channel: Channel) -> Option<Received> {
         let (next_number, received) = (self.next_number, self.received(ack));
         let same = |state: &&mut PeerState| process.is_none_or(|process| state.peer.process == process);
         let state = self.peers.get_mut(&ack.node).filter(same)?;
@@ -193,9 +193,9 @@ impl Delivery {
             number.checked_sub(ack.next + 1).is_some_and(|bit| bit < WINDOW && ack.later >> bit & 1 == 1)
         };
         state.on_the_way.retain(|number, _| !arrived(number));
-        match way {
-            Way::Datagram => state.by_stream = None,
-            Way::Stream => state.stream_works = true,
+        match channel {
+            Channel::Datagram => state.by_stream = None,
+            Channel::Stream => state.stream_works = true,
         }
         Some(received)
     }
@@ -223,19 +223,19 @@ impl Delivery {
                 let at = number.checked_sub(oldest).and_then(|at| usize::try_from(at).ok());
                 let Some(slot) = at.and_then(|at| self.log.get(at)) else { continue };
                 state.on_the_way.insert(number, Sent { at: now, tries: tries + 1 });
-                let send = |way| Send {
+                let send = |channel| Send {
                     node: state.peer.node.clone(),
                     address: state.peer.address,
                     oldest: state.next.min(number),
                     slot: Arc::clone(slot),
-                    way,
+                    channel,
                 };
                 if by_stream || slot.too_long {
-                    sends.push(send(Way::Stream));
+                    sends.push(send(Channel::Stream));
                 }
                 if !slot.too_long && (!by_stream || std::mem::take(&mut probe)) {
                     state.probed = now;
-                    sends.push(send(Way::Datagram));
+                    sends.push(send(Channel::Datagram));
                 }
             }
         }

@@ -70,7 +70,7 @@ impl Roster {
             }
             best.silent = best.silent.min(member.heartbeat_age);
         }
-        let mut news = Vec::new();
+        let mut changes = Vec::new();
         for (node, now) in &seen {
             let before = self.peers.get(*node).copied();
             let changed = match before.map(|before| before.presence) {
@@ -83,7 +83,7 @@ impl Roster {
                     (Presence::Joined, Some(before)) if before.presence == Presence::Lost => Some(before.silent),
                     _ => None,
                 };
-                news.push(MembershipChange { node: (*node).clone(), presence: now.presence, silent });
+                changes.push(MembershipChange { node: (*node).clone(), presence: now.presence, silent });
             }
             // A node that is seen for the first time may not have sent a second heartbeat yet. It is neither lost, nor back later.
             if before.is_none() && now.presence != Presence::Joined {
@@ -97,11 +97,15 @@ impl Roster {
         self.peers.retain(|node, peer| {
             let known = seen.contains_key(node);
             if !known && peer.presence == Presence::Joined {
-                news.push(MembershipChange { node: node.clone(), presence: Presence::Lost, silent: Some(peer.silent) });
+                changes.push(MembershipChange {
+                    node: node.clone(),
+                    presence: Presence::Lost,
+                    silent: Some(peer.silent),
+                });
             }
             known
         });
-        news
+        changes
     }
 }
 
@@ -136,8 +140,9 @@ mod tests {
     }
 
     fn look(roster: &mut Roster, nodes: Vec<Member>) -> Vec<(String, Presence, Option<u64>)> {
-        let news = roster.look(&Members { nodes });
-        news.into_iter()
+        let changes = roster.look(&Members { nodes });
+        changes
+            .into_iter()
             .map(|one| (one.node.to_string(), one.presence, one.silent.map(|silent| silent.as_secs())))
             .collect()
     }

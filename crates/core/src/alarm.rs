@@ -47,7 +47,7 @@ struct Known {
 impl Alarms {
     /// Takes all conditions that hold at `now`, and returns the alarms that start or end.
     pub fn look(&mut self, now: UnixMillis, wrong: Vec<Condition>) -> Vec<Alarm> {
-        let mut news = Vec::new();
+        let mut changes = Vec::new();
         for condition in wrong {
             let known = self.known.entry(condition.name).or_insert_with(|| Known {
                 since: now,
@@ -59,17 +59,17 @@ impl Alarms {
             known.message = condition.message;
             if !known.raised && now.since(known.since) >= condition.patience {
                 known.raised = true;
-                news.push(Alarm { name: condition.name, raised: true, message: known.message.clone() });
+                changes.push(Alarm { name: condition.name, raised: true, message: known.message.clone() });
             }
         }
         self.known.retain(|name, known| {
             let gone = if known.raised { now.since(known.last_seen) >= CALM } else { known.last_seen != now };
             if gone && known.raised {
-                news.push(Alarm { name, raised: false, message: known.message.clone() });
+                changes.push(Alarm { name, raised: false, message: known.message.clone() });
             }
             !gone
         });
-        news
+        changes
     }
 
     /// The raised alarms whose condition held at the last call of [`Alarms::look`], which was at `now`: name, time since when, message.

@@ -58,7 +58,7 @@ pub struct Change {
 impl Change {
     /// Returns the state at `now` if the change altered it: the target is now banned, allowed or unbanned in a different way. Returns `None`
     /// if only the retention changed, or if the entry has expired.
-    pub fn news(&self, now: UnixMillis) -> Option<Effective<'_>> {
+    pub fn announcement(&self, now: UnixMillis) -> Option<Effective<'_>> {
         let after = self.after.effective(now);
         let known = self.before.as_ref().is_some_and(|before| before.effective(now) == after);
         (!known && !matches!(after.state, State::Expired { .. })).then_some(after)

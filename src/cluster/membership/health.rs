@@ -78,9 +78,9 @@ impl Health {
 
     /// Logs nodes that joined, left, were lost or came back.
     fn log_changes(&self, members: &Members) {
-        let news = self.roster.lock().look(members);
+        let changes = self.roster.lock().look(members);
         let alive = members.nodes.iter().filter(|member| member.live || member.is_self).count();
-        for MembershipChange { node, presence, silent } in news.iter().take(LOGGED_AT_ONCE) {
+        for MembershipChange { node, presence, silent } in changes.iter().take(LOGGED_AT_ONCE) {
             let silent = silent.map(|silent| format!("{} s", silent.as_secs()));
             match (presence, silent) {
                 (Presence::Lost, silent) => {
@@ -92,7 +92,7 @@ impl Health {
                 (Presence::Left, _) => tracing::info!(%node, alive, "a node has left the cluster"),
             }
         }
-        let more = news.len().saturating_sub(LOGGED_AT_ONCE);
+        let more = changes.len().saturating_sub(LOGGED_AT_ONCE);
         if more > 0 {
             tracing::warn!(more, alive, "more nodes have joined, left, were lost or came back");
         }

@@ -10,7 +10,7 @@ use super::exchange::{Outgoing, SCAN_STEP, count, trade, trade_buckets};
 use super::session::{Session, SessionError};
 use crate::decisions::store::StoreHandle;
 use banmesh_cluster::reconcile::keys::SessionKeys;
-use banmesh_cluster::repair::coded::{Asked, Called, Caller, LIST, Next, Outline, PLAIN, Selection};
+use banmesh_cluster::repair::coded::{Callee, Caller, CallerRequest, LIST, Next, Outline, PLAIN, Selection};
 use banmesh_cluster::repair::exchange::{Buckets, Method, RepairOutcome, kind};
 use banmesh_core::table::BUCKETS;
 use banmesh_types::target::Target;
@@ -77,13 +77,13 @@ where
     let collected = collect(store, &session.keys, &session.key_memory, &shared).await?;
     let (entries, _memory) = collected.map_or_else(|| (None, None), |(entries, memory)| (Some(entries), memory));
     let has_keys = entries.is_some();
-    let mut called = Called::new(entries.unwrap_or_default());
+    let mut called = Callee::new(entries.unwrap_or_default());
     let sketch = if has_keys { called.sketch() } else { Vec::new() };
     session.writer.send(kind::SKETCH, &sketch).await?;
     loop {
         match called.receive(session.reader.receive().await?)? {
-            Asked::Nothing => {}
-            Asked::Symbols => {
+            CallerRequest::Nothing => {}
+            CallerRequest::Symbols => {
                 while !called.work() {
                     yield_now().await;
                 }
@@ -91,16 +91,16 @@ where
                     session.writer.send(kind::SYMBOLS, &payload).await?;
                 }
             }
-            Asked::Keys => {
+            CallerRequest::Keys => {
                 for payload in called.keys() {
                     session.writer.send(kind::KEYS, &payload).await?;
                 }
             }
-            Asked::Plain => {
+            CallerRequest::Plain => {
                 let method = plain_after(called.symbols());
                 return trade_buckets(store, session, method, buckets).await;
             }
-            Asked::Trade => {
+            CallerRequest::Trade => {
                 let method = if called.is_listed() { Method::Lists } else { Method::Symbols };
                 let targets = select(store, &session.keys, called.into_selection(), &shared).await?;
                 return trade(store, session, method, count(&buckets), &Outgoing::Targets(targets)).await;

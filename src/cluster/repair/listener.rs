@@ -42,7 +42,7 @@ enum First {
     /// A repair.
     Repair(exchange::Opening),
     /// Slots of the recent-changes log.
-    News(Vec<u8>),
+    Slot(Vec<u8>),
 }
 
 /// Accepts repairs. Cheap to clone.
@@ -135,7 +135,7 @@ impl Listener {
             let mut session = self.handshake.answer(busy, reader, writer).await?;
             let version = session.version;
             let first = match session.reader.receive().await? {
-                (stream::kind::NEWS, payload) => First::News(payload.to_vec()),
+                (stream::kind::SLOT, payload) => First::Slot(payload.to_vec()),
                 frame => First::Repair(exchange::opening(frame, version)?),
             };
             Ok::<_, SessionError>((session, first))
@@ -148,7 +148,7 @@ impl Listener {
         drop(place);
         let opening = match first {
             First::Repair(opening) => opening,
-            First::News(slot) => {
+            First::Slot(slot) => {
                 let _permit = self.streams.try_acquire().map_err(|_| SessionError::Protocol(ProtocolError::Busy))?;
                 return stream::serve(session, slot, &self.inbox).await;
             }

@@ -241,7 +241,7 @@ impl Handshake {
         };
         let (ours, version) = theirs.answer(self.node.clone(), random()?, self.dialect.versions, busy);
         self.send_hello(&mut writer, &answer_to(&theirs.random), &ours, &mut frame).await?;
-        let session = self.session(Side::Called, theirs.node, version?, [&theirs.random, &ours.random], reader, writer);
+        let session = self.session(Side::Callee, theirs.node, version?, [&theirs.random, &ours.random], reader, writer);
         Ok(Session { site: theirs.site, ..session })
     }
 

@@ -175,9 +175,9 @@ impl Metrics {
 
     pub(super) fn changed(&self, batch: &Batch, now: UnixMillis) {
         let (mut banned, mut unbanned) = (0, 0);
-        for news in batch.changes.iter().filter_map(|change| change.news(now)) {
-            banned += u64::from(matches!(news.state, State::Banned { .. }));
-            unbanned += u64::from(matches!(news.state, State::Unbanned));
+        for entry in batch.changes.iter().filter_map(|change| change.announcement(now)) {
+            banned += u64::from(matches!(entry.state, State::Banned { .. }));
+            unbanned += u64::from(matches!(entry.state, State::Unbanned));
         }
         let origin = match batch.source {
             Source::Local => "local",

@@ -6,7 +6,7 @@ use nix::errno::Errno;
 
 use super::metrics::Metrics;
 use super::socket::{Denied, FirewallError, Socket};
-use crate::enforcement::follower::Look;
+use crate::enforcement::follower::Comparison;
 use banmesh_core::follow::{Allowlist, Change};
 use banmesh_nftables::batch::{Batch, Element, Hook, OWNER, PERSIST, Question};
 use banmesh_nftables::reply::{ElementFacts, Reply, RuleFacts, TableFacts};
@@ -165,18 +165,18 @@ impl Kernel {
     }
 
     /// Looks whether the table is there, with its rules and with the elements of `audit`. Also reads the counters.
-    pub(super) fn look(&mut self, audit: &Audit, now: UnixMillis) -> Result<Look, FirewallError> {
+    pub(super) fn look(&mut self, audit: &Audit, now: UnixMillis) -> Result<Comparison, FirewallError> {
         let name = self.rules.table.clone();
         match self.facts()? {
-            None => return Ok(Look::Differs(format!("somebody removed the table inet {name}"))),
+            None => return Ok(Comparison::Differs(format!("somebody removed the table inet {name}"))),
             Some(table) if Some(table.handle) != self.table => {
-                return Ok(Look::Differs(format!("somebody removed the table inet {name} and made it again")));
+                return Ok(Comparison::Differs(format!("somebody removed the table inet {name} and made it again")));
             }
             Some(_) => {}
         }
         let (found, expected) = (self.count()?, self.rules.rules().len() * self.rules.hooks.len());
         if found != expected {
-            return Ok(Look::Differs(format!(
+            return Ok(Comparison::Differs(format!(
                 "somebody changed the rules of the table inet {}: {found} are there instead of {expected}",
                 self.rules.table
             )));
@@ -202,16 +202,16 @@ impl Kernel {
                         None => "it never ends".to_owned(),
                     },
                 );
-                return Ok(Look::Differs(format!("{target} does not have the end that it was given: {found}")));
+                return Ok(Comparison::Differs(format!("{target} does not have the end that it was given: {found}")));
             }
         }
         for target in &audit.absent {
             let found = self.element(*target)?;
             if found.is_some_and(|found| found.left.is_none_or(|left| left > TOLERANCE_MS)) {
-                return Ok(Look::Differs(format!("{target} is in the firewall, but not banned")));
+                return Ok(Comparison::Differs(format!("{target} is in the firewall, but not banned")));
             }
         }
-        Ok(if audit.present.is_empty() { Look::Unchanged } else { Look::Verified })
+        Ok(if audit.present.is_empty() { Comparison::Unchanged } else { Comparison::Verified })
     }
 
     fn fill_allowlist(&mut self, allowlist: &Allowlist, generation: u8) -> Result<(), FirewallError> {

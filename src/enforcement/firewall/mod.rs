@@ -17,7 +17,7 @@ pub use socket::FirewallError;
 pub use state::{Check, State, check, read, remove};
 
 use crate::clock;
-use crate::enforcement::follower::{Look, Place, PlaceError, Sent};
+use crate::enforcement::follower::{Comparison, Place, PlaceError, Sent};
 use banmesh_core::follow::{Allowlist, Change, Form, Traits};
 use banmesh_nftables::batch::Hook;
 use banmesh_nftables::ruleset::Ruleset;
@@ -126,7 +126,7 @@ impl Place for Firewall {
     }
 
     /// Looks for the table and its rules, and compares some entries. Next to each, one that is not banned must be absent.
-    async fn look(&mut self, sent: Sent<'_>) -> Result<Look, FirewallError> {
+    async fn look(&mut self, sent: Sent<'_>) -> Result<Comparison, FirewallError> {
         let (present, last) = sent.sample(self.audited, AUDIT);
         self.audited = last;
         let neighbours = present.iter().filter_map(|(target, _)| neighbour(*target));

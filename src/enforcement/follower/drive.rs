@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::{Look, PerPlace, Place, PlaceError, Sent, Shared};
+use super::{Comparison, PerPlace, Place, PlaceError, Sent, Shared};
 use crate::net::throttle::LogThrottle;
 use banmesh_core::follow::Traits;
 
@@ -161,10 +161,10 @@ impl<P: Place> Drive<'_, P> {
 
     async fn look(&mut self) -> Result<(), P::Error> {
         let found = self.place.look(Sent { shared: self.shared, index: self.index }).await?;
-        if found != Look::Unchanged {
+        if found != Comparison::Unchanged {
             self.own.metrics.verified.inc();
         }
-        if let Look::Differs(reason) = found {
+        if let Comparison::Differs(reason) = found {
             self.own.metrics.repairs.inc();
             if let Some(more) = self.repairs.permit(Instant::now()) {
                 warn!(

@@ -25,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use health::{PlaceHealth, PlaceState};
 pub use metrics::Metrics;
-pub use place::{Look, Place, PlaceError, Sent};
+pub use place::{Comparison, Place, PlaceError, Sent};
 
 use crate::decisions::store::StoreHandle;
 use banmesh_core::follow::Followers;

@@ -39,7 +39,7 @@ pub trait Place: Send + 'static {
     }
 
     /// Looks, once a second, whether the place still holds what was sent.
-    fn look(&mut self, sent: Sent<'_>) -> impl Future<Output = Result<Look, Self::Error>> + Send;
+    fn look(&mut self, sent: Sent<'_>) -> impl Future<Output = Result<Comparison, Self::Error>> + Send;
 
     /// The least time between two calls of [`Place::change`]. The first change after a pause is sent at once, later ones together.
     fn interval(&self, _entries: u64) -> Duration {
@@ -67,7 +67,7 @@ impl PlaceError for Infallible {
 
 /// What [`Place::look`] found.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Look {
+pub enum Comparison {
     /// Nothing suspicious. The entries were not compared.
     Unchanged,
     /// The entries were compared, all or some of them, and are as sent.

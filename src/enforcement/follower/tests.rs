@@ -85,8 +85,12 @@ impl Place for Fake {
         Ok(())
     }
 
-    async fn look(&mut self, _: Sent<'_>) -> Result<Look, Broken> {
-        Ok(if self.held.lock().differs { Look::Differs("a test changed it".to_owned()) } else { Look::Unchanged })
+    async fn look(&mut self, _: Sent<'_>) -> Result<Comparison, Broken> {
+        Ok(if self.held.lock().differs {
+            Comparison::Differs("a test changed it".to_owned())
+        } else {
+            Comparison::Unchanged
+        })
     }
 }
 

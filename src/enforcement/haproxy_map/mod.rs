@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use tracing::info;
 
-use crate::enforcement::follower::{Look, Place, PlaceError, Sent};
+use crate::enforcement::follower::{Comparison, Place, PlaceError, Sent};
 use banmesh_core::follow::{Allowlist, Change, Digest, Form, Traits};
 use banmesh_haproxy::runtime::{MapName, Refusal, Reply, SHOW_MAPS, entry};
 use banmesh_types::target::Target;
@@ -70,7 +70,7 @@ impl HaproxyMap {
     }
 
     /// Compares the whole content with what was sent.
-    async fn verify(&mut self, sent: Digest) -> Result<Look, LinkError> {
+    async fn verify(&mut self, sent: Digest) -> Result<Comparison, LinkError> {
         let mut found = Digest::default();
         let show = self.map.show();
         let link = self.link()?;
@@ -81,11 +81,13 @@ impl HaproxyMap {
         })
         .await?;
         if found == sent {
-            return Ok(Look::Verified);
+            return Ok(Comparison::Verified);
         }
         let map = &self.map;
         let (sent, found) = (sent.entries, found.entries);
-        Ok(Look::Differs(format!("something else changed the map {map}: {sent} entries were sent, {found} are there")))
+        Ok(Comparison::Differs(format!(
+            "something else changed the map {map}: {sent} entries were sent, {found} are there"
+        )))
     }
 }
 
@@ -151,12 +153,12 @@ impl Place for HaproxyMap {
     }
 
     /// Checks that HAProxy is still the same process and has the expected number of entries, and regularly compares all of them.
-    async fn look(&mut self, sent: Sent<'_>) -> Result<Look, LinkError> {
+    async fn look(&mut self, sent: Sent<'_>) -> Result<Comparison, LinkError> {
         self.link()?.info().await?;
         let counted = self.count(sent.digest()).await?;
         let expected = *self.drift.get_or_insert(counted);
         if counted == expected && self.verified.elapsed() < self.verify_interval {
-            return Ok(Look::Unchanged);
+            return Ok(Comparison::Unchanged);
         }
         (self.drift, self.verified) = (Some(counted), Instant::now());
         self.verify(sent.digest()).await

@@ -14,7 +14,7 @@ use tokio::sync::watch;
 
 use super::metrics::Metrics;
 use crate::clock;
-use crate::enforcement::follower::{Look, Place, Sent};
+use crate::enforcement::follower::{Comparison, Place, Sent};
 use banmesh_core::follow::{Allowlist, Change, Form, Traits};
 #[cfg(test)]
 use banmesh_types::address::Address;
@@ -237,8 +237,8 @@ impl Place for BanPlace {
         Ok(())
     }
 
-    async fn look(&mut self, _: Sent<'_>) -> Result<Look, Infallible> {
-        Ok(Look::Unchanged)
+    async fn look(&mut self, _: Sent<'_>) -> Result<Comparison, Infallible> {
+        Ok(Comparison::Unchanged)
     }
 }
 

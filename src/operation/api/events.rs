@@ -115,7 +115,7 @@ async fn ended(session: Option<&Session>) {
 
 fn view(change: &Change, source: Source, geo: Option<&Geo>) -> EventView {
     let now = clock::now();
-    let event = match change.news(now).map(|news| news.state) {
+    let event = match change.announcement(now).map(|entry| entry.state) {
         None | Some(ban::State::Expired { .. }) => EventKind::Retained,
         Some(ban::State::Banned { .. }) => EventKind::Banned,
         Some(ban::State::Unbanned) => EventKind::Unbanned,

@@ -136,9 +136,9 @@ impl Feed {
 /// The event for `change`; `None` when it only extends the retention of an entry.
 fn event(change: &Change) -> Option<Event> {
     let target = change.target;
-    let news = change.news(clock::now())?;
-    let (by, reason) = (news.cause.by.clone(), news.cause.reason.to_string());
-    Some(match news.state {
+    let entry = change.announcement(clock::now())?;
+    let (by, reason) = (entry.cause.by.clone(), entry.cause.reason.to_string());
+    Some(match entry.state {
         State::Banned { until } | State::Expired { until } => {
             Event::Ban { target, until, bans: change.after.bans, by, reason }
         }

@@ -34,8 +34,8 @@ fn publish(delivery: &mut Delivery, slots: u64) {
     }
 }
 
-fn numbers(sends: &[Send], way: Way) -> Vec<u64> {
-    sends.iter().filter(|send| send.way == way).map(|send| send.slot.number).collect()
+fn numbers(sends: &[Send], channel: Channel) -> Vec<u64> {
+    sends.iter().filter(|send| send.channel == channel).map(|send| send.slot.number).collect()
 }
 
 #[test]
@@ -43,14 +43,14 @@ fn an_acknowledged_slot_is_sent_once() {
     let now = Instant::now();
     let mut delivery = delivery(now);
     publish(&mut delivery, 2);
-    assert_eq!(numbers(&delivery.due(now), Way::Datagram), [0, 1]);
+    assert_eq!(numbers(&delivery.due(now), Channel::Datagram), [0, 1]);
     assert_eq!(delivery.due(now), []);
     assert_eq!(delivery.next_wakeup(), Some(now + WAIT));
-    let received = delivery.acknowledged(Some(1), &ack(1, 2, 0), Way::Datagram);
+    let received = delivery.acknowledged(Some(1), &ack(1, 2, 0), Channel::Datagram);
     assert_eq!(received, Some(Received { next: 20, missed: 0 }));
     assert_eq!((delivery.due(now + WAIT * 99), delivery.next_wakeup()), (vec![], None));
-    assert_eq!(delivery.acknowledged(Some(2), &ack(1, 2, 0), Way::Datagram), None, "an earlier process");
-    assert_eq!(delivery.acknowledged(Some(1), &ack(1, 3, 0), Way::Datagram), None, "never published");
+    assert_eq!(delivery.acknowledged(Some(2), &ack(1, 2, 0), Channel::Datagram), None, "an earlier process");
+    assert_eq!(delivery.acknowledged(Some(1), &ack(1, 3, 0), Channel::Datagram), None, "never published");
 }
 
 #[test]
@@ -61,7 +61,7 @@ fn what_a_peer_missed_long_ago_stays_missed() {
     publish(&mut delivery, MAX_LOG as u64);
     let end = MAX_LOG as u64 + 10;
     let missed = |missed| Acknowledgement { missed, ..ack(1, end, 0) };
-    let mut received = |ack| delivery.acknowledged(Some(1), &ack, Way::Datagram);
+    let mut received = |ack| delivery.acknowledged(Some(1), &ack, Channel::Datagram);
     assert_eq!(received(missed(0)), Some(Received { next: end * 10, missed: 0 }));
     assert_eq!(received(missed(end - 1)), Some(Received { next: end * 10, missed: (end - 1) * 10 }));
     assert_eq!(received(missed(3)), Some(Received { next: end * 10, missed: 100 }), "all before the log may be missed");
@@ -74,8 +74,8 @@ fn only_the_lost_slot_is_sent_again() {
     publish(&mut delivery, 5);
     delivery.due(now);
     // 1 and 3 are missing.
-    delivery.acknowledged(Some(1), &ack(1, 1, 0b101), Way::Datagram);
-    assert_eq!(numbers(&delivery.due(now + WAIT), Way::Datagram), [1, 3]);
+    delivery.acknowledged(Some(1), &ack(1, 1, 0b101), Channel::Datagram);
+    assert_eq!(numbers(&delivery.due(now + WAIT), Channel::Datagram), [1, 3]);
 }
 
 #[test]
@@ -84,21 +84,21 @@ fn slots_go_by_tcp_where_datagrams_are_lost_and_by_datagram_when_they_arrive_aga
     let mut delivery = delivery(now);
     publish(&mut delivery, 2);
     delivery.due(now);
-    assert_eq!(numbers(&delivery.due(now + WAIT), Way::Datagram), [0, 1]);
+    assert_eq!(numbers(&delivery.due(now + WAIT), Channel::Datagram), [0, 1]);
     let lost = now + WAIT * 3;
-    assert_eq!(numbers(&delivery.due(lost), Way::Stream), [0, 1]);
-    delivery.acknowledged(Some(1), &ack(1, 2, 0), Way::Stream);
+    assert_eq!(numbers(&delivery.due(lost), Channel::Stream), [0, 1]);
+    delivery.acknowledged(Some(1), &ack(1, 2, 0), Channel::Stream);
     // Later slots go by TCP at once, and one of them as a datagram too.
     publish(&mut delivery, 2);
     let sends = delivery.due(lost + PROBE);
-    assert_eq!((numbers(&sends, Way::Stream), numbers(&sends, Way::Datagram)), (vec![2, 3], vec![2]));
+    assert_eq!((numbers(&sends, Channel::Stream), numbers(&sends, Channel::Datagram)), (vec![2, 3], vec![2]));
     assert_eq!(delivery.unfollowed(lost + PROBE), []);
     let unfollowed = delivery.unfollowed(lost + REPORT_AFTER);
     assert!(matches!(&unfollowed[..], [Unfollowed { by_tcp: true, .. }]), "{unfollowed:?}");
-    delivery.acknowledged(Some(1), &ack(1, 4, 0), Way::Datagram);
+    delivery.acknowledged(Some(1), &ack(1, 4, 0), Channel::Datagram);
     publish(&mut delivery, 1);
     let sends = delivery.due(lost + REPORT_AFTER);
-    assert_eq!((numbers(&sends, Way::Stream), numbers(&sends, Way::Datagram)), (vec![], vec![4]));
+    assert_eq!((numbers(&sends, Channel::Stream), numbers(&sends, Channel::Datagram)), (vec![], vec![4]));
     assert_eq!(delivery.unfollowed(lost + REPORT_AFTER * 2), []);
 }
 
@@ -108,7 +108,7 @@ fn a_slot_that_is_too_long_for_a_datagram_goes_by_tcp() {
     let mut delivery = delivery(now);
     delivery.publish('b', vec![0; 2_000], 1, true);
     let sends = delivery.due(now);
-    assert_eq!((numbers(&sends, Way::Stream), numbers(&sends, Way::Datagram)), (vec![0], vec![]));
+    assert_eq!((numbers(&sends, Channel::Stream), numbers(&sends, Channel::Datagram)), (vec![0], vec![]));
 }
 
 #[test]
@@ -120,7 +120,7 @@ fn a_burst_waits_for_a_slow_peer_but_not_for_one_that_acknowledges_nothing() {
     assert!(!delivery.is_congested());
     publish(&mut delivery, 1);
     assert!(delivery.is_congested());
-    delivery.acknowledged(Some(1), &ack(1, 1, 0), Way::Datagram);
+    delivery.acknowledged(Some(1), &ack(1, 1, 0), Channel::Datagram);
     assert!(!delivery.is_congested());
     publish(&mut delivery, 1);
     delivery.due(now + WAIT);
@@ -160,7 +160,7 @@ proptest! {
             let quiet = sends.is_empty();
             for send in sends {
                 // By TCP nothing is lost.
-                let fate = if send.way == Way::Stream { 3 } else { fates.next().unwrap_or(3) };
+                let fate = if send.channel == Channel::Stream { 3 } else { fates.next().unwrap_or(3) };
                 if fate == 0 {
                     continue;
                 }
@@ -173,7 +173,7 @@ proptest! {
                 if fate != 2 {
                     let position = followed.position(0).unwrap();
                     let ack = ack(1, position.next, position.later);
-                    delivery.acknowledged(Some(1), &ack, send.way);
+                    delivery.acknowledged(Some(1), &ack, send.channel);
                 }
             }
             if quiet && delivery.next_wakeup().is_none() {

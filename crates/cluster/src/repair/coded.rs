@@ -320,22 +320,22 @@ impl Caller {
 
 /// What a frame of the caller asks of the called end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Asked {
-    /// Call [`Called::work`] until it is done, and send [`Called::take_symbols`].
+pub enum CallerRequest {
+    /// Call [`Callee::work`] until it is done, and send [`Callee::take_symbols`].
     Symbols,
-    /// Send [`Called::keys`].
+    /// Send [`Callee::keys`].
     Keys,
     /// Exchange whole buckets.
     Plain,
     /// Receive the next frame.
     Nothing,
-    /// Exchange what [`Called::into_selection`] selects.
+    /// Exchange what [`Callee::into_selection`] selects.
     Trade,
 }
 
 /// The called end.
 #[derive(Debug)]
-pub struct Called {
+pub struct Callee {
     entries: Outline,
     asks: u32,
     /// Symbols sent before.
@@ -350,7 +350,7 @@ pub struct Called {
     trading: bool,
 }
 
-impl Called {
+impl Callee {
     /// The called end with these entries, which are prepared.
     pub fn new(entries: Outline) -> Self {
         Self {
@@ -377,7 +377,7 @@ impl Called {
     ///
     /// # Errors
     /// When the frame has an unexpected kind, is malformed, or asks for too much.
-    pub fn receive(&mut self, (kind, payload): (u8, &[u8])) -> Result<Asked, ProtocolError> {
+    pub fn receive(&mut self, (kind, payload): (u8, &[u8])) -> Result<CallerRequest, ProtocolError> {
         match kind {
             kind::ASK if !self.trading => self.receive_ask(payload),
             kind::WANT => {
@@ -389,7 +389,7 @@ impl Called {
                 }
                 let keys_here = keys.iter().map(|key| u64::from_le_bytes(*key));
                 self.wanted.extend(keys_here.filter(|key| self.entries.keys.contains(*key)));
-                Ok(if keys.is_empty() { Asked::Trade } else { Asked::Nothing })
+                Ok(if keys.is_empty() { CallerRequest::Trade } else { CallerRequest::Nothing })
             }
             _ => Err(ProtocolError::Malformed),
         }
@@ -412,7 +412,7 @@ impl Called {
         })
     }
 
-    /// The entries that this end sends after [`Asked::Trade`].
+    /// The entries that this end sends after [`CallerRequest::Trade`].
     pub fn into_selection(self) -> Selection {
         self.entries.select(self.wanted)
     }
@@ -427,14 +427,14 @@ impl Called {
         self.listed
     }
 
-    fn receive_ask(&mut self, payload: &[u8]) -> Result<Asked, ProtocolError> {
+    fn receive_ask(&mut self, payload: &[u8]) -> Result<CallerRequest, ProtocolError> {
         if payload == LIST && !std::mem::replace(&mut self.listed, true) {
-            return Ok(Asked::Keys);
+            return Ok(CallerRequest::Keys);
         }
         let asked = payload.try_into().map(u32::from_le_bytes).map_err(|_| ProtocolError::Malformed)?;
         let asked = usize::try_from(asked).map_err(|_| ProtocolError::Malformed)?;
         if asked == 0 {
-            return Ok(Asked::Plain);
+            return Ok(CallerRequest::Plain);
         }
         if self.asks == MAX_ASKS || asked <= self.sent || asked > most_symbols(self.entries.keys.len()) {
             return Err(ProtocolError::Malformed);
@@ -442,7 +442,7 @@ impl Called {
         self.asks += 1;
         self.adding = 0;
         self.symbols = vec![Symbol::default(); asked - self.sent];
-        Ok(Asked::Symbols)
+        Ok(CallerRequest::Symbols)
     }
 }
 

@@ -60,7 +60,7 @@ pub enum Side {
     /// The end that connected.
     Caller,
     /// The end that accepted.
-    Called,
+    Callee,
 }
 
 impl Side {
@@ -68,8 +68,8 @@ impl Side {
     #[must_use]
     pub const fn other(self) -> Self {
         match self {
-            Self::Caller => Self::Called,
-            Self::Called => Self::Caller,
+            Self::Caller => Self::Callee,
+            Self::Callee => Self::Caller,
         }
     }
 }
@@ -86,7 +86,7 @@ impl FrameContext {
     pub fn new(from: Side, caller: &[u8; RANDOM_LEN], called: &[u8; RANDOM_LEN]) -> Self {
         let direction = match from {
             Side::Caller => 1,
-            Side::Called => 2,
+            Side::Callee => 2,
         };
         Self { bytes: [&[direction][..], caller, called].concat(), number: 0 }
     }
@@ -252,7 +252,7 @@ mod tests {
     fn every_frame_has_its_own_context() {
         let (caller, called) = ([1; RANDOM_LEN], [2; RANDOM_LEN]);
         let mut contexts = std::collections::HashSet::new();
-        for side in [Side::Caller, Side::Called] {
+        for side in [Side::Caller, Side::Callee] {
             for (one, two) in [(caller, called), (called, caller)] {
                 let mut context = FrameContext::new(side, &one, &two);
                 assert!((0..10).all(|_| contexts.insert(context.advance())));

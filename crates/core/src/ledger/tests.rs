@@ -469,12 +469,12 @@ fn a_change_is_news_unless_it_alters_only_the_retention() {
     let mut ledger = ledger("a");
     let until = Expiry::at(NOW.plus(24 * 60 * MINUTE));
     let banned = ban(&mut ledger, "192.0.2.1", until, NOW).unwrap();
-    assert_eq!(banned.news(NOW).map(|news| news.state), Some(State::Banned { until }));
-    assert_eq!(banned.news(NOW.plus(25 * 60 * MINUTE)), None, "it has ended meanwhile");
+    assert_eq!(banned.announcement(NOW).map(|entry| entry.state), Some(State::Banned { until }));
+    assert_eq!(banned.announcement(NOW.plus(25 * 60 * MINUTE)), None, "it has ended meanwhile");
     let kept = ledger.seen_again(target("192.0.2.1"), 100 * 60 * MINUTE, NOW.plus(MINUTE)).unwrap();
-    assert_eq!(kept.news(NOW.plus(MINUTE)), None);
+    assert_eq!(kept.announcement(NOW.plus(MINUTE)), None);
     let unbanned = ledger.unban(target("192.0.2.1"), operator(), NOW.plus(2 * MINUTE)).unwrap();
-    assert_eq!(unbanned.news(NOW.plus(2 * MINUTE)).map(|news| news.state), Some(State::Unbanned));
+    assert_eq!(unbanned.announcement(NOW.plus(2 * MINUTE)).map(|entry| entry.state), Some(State::Unbanned));
 }
 
 #[test]

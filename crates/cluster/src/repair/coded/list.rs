@@ -3,7 +3,7 @@
 //! Symbols are 18 bytes per difference, and each key of both ends has to be added to about 25 of them. A list is 8 bytes per key of one
 //! end, and needs one comparison per key.
 
-use super::{Called, Caller, KEYS_PER_FRAME, ProtocolError, kind};
+use super::{Callee, Caller, KEYS_PER_FRAME, ProtocolError, kind};
 
 /// The payload of [`kind::ASK`] with which the caller asks for all keys of the called end.
 pub const LIST: [u8; 4] = [0xff; 4];
@@ -80,7 +80,7 @@ impl Caller {
     }
 }
 
-impl Called {
+impl Callee {
     /// The payloads of [`kind::KEYS`]: all keys in ascending order.
     pub fn keys(&self) -> impl Iterator<Item = Vec<u8>> + '_ {
         let mut keys = (0..).map_while(|part| self.entries.keys.part(part)).flatten();

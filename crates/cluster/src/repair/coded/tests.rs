@@ -32,13 +32,13 @@ type Traded = Option<[BTreeSet<(u32, u64)>; 2]>;
 
 fn compare(caller_has: &BTreeSet<(u32, u64)>, called_has: &BTreeSet<(u32, u64)>) -> (Traded, usize) {
     // One end remembers the targets of its entries.
-    let (mut caller, mut called) = (Caller::new(keys_of(caller_has)), Called::new(many(called_has)));
+    let (mut caller, mut called) = (Caller::new(keys_of(caller_has)), Callee::new(many(called_has)));
     let sketch = called.sketch();
     let mut bytes = sketch.len();
     let mut next = caller.receive_sketch((kind::SKETCH, &sketch)).unwrap();
     while next == Next::Ask {
         bytes += 4;
-        assert_eq!(called.receive((kind::ASK, &caller.ask())), Ok(Asked::Symbols));
+        assert_eq!(called.receive((kind::ASK, &caller.ask())), Ok(CallerRequest::Symbols));
         while !called.work() {}
         let payloads: Vec<Vec<u8>> = called.take_symbols().collect();
         bytes += payloads.iter().map(Vec::len).sum::<usize>();
@@ -48,24 +48,24 @@ fn compare(caller_has: &BTreeSet<(u32, u64)>, called_has: &BTreeSet<(u32, u64)>)
         next = (0..).find_map(|_| caller.work()).unwrap();
     }
     if next == Next::Plain {
-        assert_eq!(called.receive((kind::ASK, &PLAIN)), Ok(Asked::Plain));
+        assert_eq!(called.receive((kind::ASK, &PLAIN)), Ok(CallerRequest::Plain));
         return (None, bytes);
     }
     if next == Next::List {
-        assert_eq!(called.receive((kind::ASK, &LIST)), Ok(Asked::Keys));
+        assert_eq!(called.receive((kind::ASK, &LIST)), Ok(CallerRequest::Keys));
         let payloads: Vec<Vec<u8>> = called.keys().collect();
         bytes += payloads.iter().map(Vec::len).sum::<usize>();
         let received: Vec<bool> =
             payloads.iter().map(|payload| caller.receive_keys((kind::KEYS, payload)).unwrap()).collect();
         assert_eq!(received.iter().position(|all| *all), Some(payloads.len() - 1));
     }
-    let mut asked = Asked::Nothing;
+    let mut asked = CallerRequest::Nothing;
     for payload in caller.wants() {
-        assert_eq!(asked, Asked::Nothing);
+        assert_eq!(asked, CallerRequest::Nothing);
         bytes += payload.len();
         asked = called.receive((kind::WANT, &payload)).unwrap();
     }
-    assert_eq!(asked, Asked::Trade);
+    assert_eq!(asked, CallerRequest::Trade);
     let selected = |mut selection: Selection, held: &BTreeSet<(u32, u64)>| {
         let is_selected = |(number, digest): &(u32, u64)| match &mut selection {
             Selection::Targets(targets) => targets.contains(&target(*number)),
@@ -102,7 +102,7 @@ fn exactly_the_entries_that_differ_are_sent() {
 fn keys_are_listed_where_many_entries_differ() {
     let (ours, theirs) = (table(0..40_000), table(8_000..48_000));
     let mut caller = Caller::new(keys_of(&ours));
-    assert_eq!(caller.receive_sketch((kind::SKETCH, &Called::new(keys_of(&theirs)).sketch())), Ok(Next::List));
+    assert_eq!(caller.receive_sketch((kind::SKETCH, &Callee::new(keys_of(&theirs)).sketch())), Ok(Next::List));
     let (sent, bytes) = compare(&ours, &theirs);
     let [from_ours, from_theirs] = sent.unwrap();
     assert!(from_ours.iter().eq(ours.difference(&theirs)));
@@ -124,7 +124,7 @@ fn numbered(numbers: std::ops::Range<u64>) -> Outline {
 fn a_list_that_is_too_long_or_does_not_ascend_is_refused() {
     let listing = |payload: &[u8]| {
         let mut caller = Caller::new(numbered(0..40_000));
-        let called = Called::new(numbered(8_000..48_000));
+        let called = Callee::new(numbered(8_000..48_000));
         assert_eq!(caller.receive_sketch((kind::SKETCH, &called.sketch())), Ok(Next::List));
         caller.receive_keys((kind::KEYS, payload))
     };
@@ -141,8 +141,8 @@ fn a_list_that_is_too_long_or_does_not_ascend_is_refused() {
         assert_eq!(listing(&payload), Err(ProtocolError::Malformed), "{why}");
     }
     assert_eq!(listing(&keys(&too_many[1..])), Ok(true));
-    let mut called = Called::new(keys_of(&table(0..10)));
-    assert_eq!(called.receive((kind::ASK, &LIST)), Ok(Asked::Keys));
+    let mut called = Callee::new(keys_of(&table(0..10)));
+    assert_eq!(called.receive((kind::ASK, &LIST)), Ok(CallerRequest::Keys));
     assert_eq!(called.receive((kind::ASK, &LIST)), Err(ProtocolError::Malformed), "a second list");
 }
 
@@ -187,10 +187,10 @@ fn sets_that_differ_in_most_entries_are_exchanged_whole() {
 
 #[test]
 fn entries_that_changed_since_are_found() {
-    let mut called = Called::new(many(&table(0..10)));
+    let mut called = Callee::new(many(&table(0..10)));
     let wanted = [3, 4].map(|number| session().key(target(number), u64::from(number) * 7).to_le_bytes()).concat();
-    assert_eq!(called.receive((kind::WANT, &wanted)), Ok(Asked::Nothing));
-    assert_eq!(called.receive((kind::WANT, &[9; 8])), Ok(Asked::Nothing), "a key of no entry");
+    assert_eq!(called.receive((kind::WANT, &wanted)), Ok(CallerRequest::Nothing));
+    assert_eq!(called.receive((kind::WANT, &[9; 8])), Ok(CallerRequest::Nothing), "a key of no entry");
     let selection = called.into_selection();
     let Selection::Again(mut selection) = selection else { panic!("{selection:?}") };
     assert!(selection.take(&session(), target(3), 21));
@@ -219,18 +219,18 @@ fn an_end_without_memory_for_keys_leads_to_whole_buckets() {
 
 #[test]
 fn the_work_that_a_caller_can_cause_is_bounded() {
-    let mut called = Called::new(keys_of(&table(0..1000)));
-    let ask = |called: &mut Called, symbols: u32| called.receive((kind::ASK, &symbols.to_le_bytes()));
+    let mut called = Callee::new(keys_of(&table(0..1000)));
+    let ask = |called: &mut Callee, symbols: u32| called.receive((kind::ASK, &symbols.to_le_bytes()));
     assert_eq!(ask(&mut called, 3025), Err(ProtocolError::Malformed), "more than twice as many as it has keys");
     for symbols in 1..=MAX_ASKS {
-        assert_eq!(ask(&mut called, symbols), Ok(Asked::Symbols));
+        assert_eq!(ask(&mut called, symbols), Ok(CallerRequest::Symbols));
         while !called.work() {}
         assert_eq!(called.take_symbols().map(|payload| payload.len()).sum::<usize>(), SYMBOL_LEN);
         assert_eq!(ask(&mut called, symbols), Err(ProtocolError::Malformed), "not more than before");
     }
     assert_eq!(ask(&mut called, 1000), Err(ProtocolError::Malformed), "too many times");
     let keys = vec![0; 8 * 501];
-    assert_eq!(called.receive((kind::WANT, &keys)), Ok(Asked::Nothing));
+    assert_eq!(called.receive((kind::WANT, &keys)), Ok(CallerRequest::Nothing));
     let more = [7; 8 * 1000];
     assert_eq!(called.receive((kind::WANT, &more)), Err(ProtocolError::Malformed), "more than it has");
     assert_eq!(ask(&mut called, 1000), Err(ProtocolError::Malformed), "after it wanted keys");
@@ -243,7 +243,7 @@ fn the_symbols_that_a_called_end_can_cause_are_bounded() {
     let mut sketch = u32::MAX.to_le_bytes().to_vec();
     sketch.extend([0x55; 2048]);
     assert_eq!(caller.receive_sketch((kind::SKETCH, &sketch)), Ok(Next::Plain));
-    let sketch = [&u32::MAX.to_le_bytes()[..], &Called::new(keys_of(&table(0..1100))).sketch()[4..]].concat();
+    let sketch = [&u32::MAX.to_le_bytes()[..], &Callee::new(keys_of(&table(0..1100))).sketch()[4..]].concat();
     assert_eq!(caller.receive_sketch((kind::SKETCH, &sketch)), Ok(Next::Ask));
     let asked = u32::from_le_bytes(caller.ask()) as usize;
     assert!(asked < 500, "{asked}");
@@ -255,7 +255,7 @@ fn the_symbols_that_a_called_end_can_cause_are_bounded() {
 #[test]
 fn symbols_that_cannot_be_decoded_lead_to_whole_buckets_after_bounded_bytes() {
     let mut caller = Caller::new(keys_of(&table(0..1000)));
-    let called = Called::new(keys_of(&table(10..1000)));
+    let called = Callee::new(keys_of(&table(10..1000)));
     let mut next = caller.receive_sketch((kind::SKETCH, &called.sketch())).unwrap();
     let mut asked = 0;
     while next == Next::Ask {
@@ -297,7 +297,7 @@ proptest! {
     fn no_frame_panics(kind in 5u8..13, bytes in proptest::collection::vec(any::<u8>(), 0..3000)) {
         let frame = (kind, &bytes[..]);
         let mut caller = Caller::new(keys_of(&table(0..10)));
-        let mut called = Called::new(keys_of(&table(0..10)));
+        let mut called = Callee::new(keys_of(&table(0..10)));
         let _ = (decode_outline(frame), decode_differ(frame), caller.receive_sketch(frame), called.receive(frame));
         let _ = (caller.receive_symbols(frame), caller.receive_keys(frame));
         prop_assert!((0..1_000_000).any(|_| caller.work().is_some()));
