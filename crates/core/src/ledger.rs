@@ -28,7 +28,7 @@ pub use merge::MAX_AHEAD;
 pub use programs::Author;
 pub use refused::Refused;
 use room::Writer;
-pub use room::{CUSTOMER_LIMIT, Limit, SITE_LIMIT};
+pub use room::{ALLOCATION_LIMIT, CUSTOMER_LIMIT, Limit};
 pub use together::Bulk;
 use together::{Ahead, Planned};
 
@@ -208,7 +208,7 @@ impl Ledger {
     }
 
     /// Bans an offender automatically. Each further ban is longer; a target that is already banned is not banned again. If
-    /// too many networks of one IPv6 allocation are in the table ([`CUSTOMER_LIMIT`], [`SITE_LIMIT`]), the allocation is banned instead.
+    /// too many networks of one IPv6 allocation are in the table ([`CUSTOMER_LIMIT`], [`ALLOCATION_LIMIT`]), the allocation is banned instead.
     ///
     /// # Errors
     /// [`Refused::AlreadyBanned`], [`Refused::Allowed`], [`Refused::Full`] and those of every write: [`Refused::Clock`], [`Refused::Unchanged`].

@@ -13,11 +13,11 @@ use crate::retention::Cut;
 use banmesh_types::target::Target;
 use banmesh_types::time::{Expiry, UnixMillis};
 
+mod allocations;
 mod origins;
-mod sites;
 
+use allocations::{ALLOCATION_MEMBERS, Allocations};
 use origins::{Origin, Origins};
-use sites::{SITE_MEMBERS, Sites};
 
 /// The number of buckets into which the targets are divided for [`Table::digests`].
 pub const BUCKETS: usize = 4096;
@@ -58,7 +58,7 @@ pub struct Table {
     /// The next sweep examines the rows below this position.
     sweep_from: usize,
     cut: Cut,
-    sites: Sites,
+    allocations: Allocations,
 }
 
 /// One register, and the fields of the whole entry. An entry with two registers has the operator's here and the filter's in
@@ -110,7 +110,7 @@ impl Default for Table {
             operator_bans: 0,
             sweep_from: 0,
             cut: Cut::default(),
-            sites: Sites::default(),
+            allocations: Allocations::default(),
         }
     }
 }
@@ -148,8 +148,8 @@ impl Table {
     }
 
     /// Returns how many IPv6 networks of /49 to /64 in the /48 around `target` filters have banned, including bans that have ended.
-    pub fn banned_in_site(&self, target: Target) -> usize {
-        self.sites.count(target, &self.hasher)
+    pub fn banned_in_allocation(&self, target: Target) -> usize {
+        self.allocations.count(target, &self.hasher)
     }
 
     /// Counts the entries that a full table may drop at `now`, by `keep`: see [`BanEntry::is_droppable`].
@@ -199,7 +199,7 @@ impl Table {
         let mut dropped = Vec::new();
         for _ in 0..budget.min(self.rows.len()) {
             // Go downwards: removing a row moves the last one into its place, and that one has been examined already.
-            if self.sweep_from == 0 || self.sweep_from > self.rows.len() {
+            if self.sweep_from == 0 {
                 self.sweep_from = self.rows.len();
             }
             let Some(at) = self.sweep_from.checked_sub(1) else { break };
@@ -300,7 +300,7 @@ impl Table {
             + self.index.allocation_size()
             + self.filters.allocation_size()
             + size_of_val(&*self.digests)
-            + self.sites.bytes()
+            + self.allocations.bytes()
             + self.origins.bytes()
     }
 
@@ -403,8 +403,8 @@ impl Table {
     fn count(&mut self, at: usize) {
         self.digests[bucket_of(self.rows[at].target())] ^= self.digest_of(&self.rows[at]);
         self.operator_bans += usize::from(self.rows[at].kind == Kind::Banned);
-        if let Some(target) = self.rows[at].in_site() {
-            self.sites.add(target, &self.hasher);
+        if let Some(target) = self.rows[at].in_allocation() {
+            self.allocations.add(target, &self.hasher);
         }
         self.count_active(at, 1);
     }
@@ -413,8 +413,8 @@ impl Table {
     fn discount(&mut self, at: usize) {
         self.digests[bucket_of(self.rows[at].target())] ^= self.digest_of(&self.rows[at]);
         self.operator_bans -= usize::from(self.rows[at].kind == Kind::Banned);
-        if let Some(target) = self.rows[at].in_site() {
-            self.sites.remove(target, &self.hasher);
+        if let Some(target) = self.rows[at].in_allocation() {
+            self.allocations.remove(target, &self.hasher);
         }
         self.count_active(at, -1);
     }
@@ -490,9 +490,9 @@ impl Row {
         Target::from_bits(self.bits, self.prefix)
     }
 
-    /// Returns the target if [`Sites`] counts it.
-    fn in_site(&self) -> Option<Target> {
-        let counted = (self.kind == Kind::Filter || self.both) && SITE_MEMBERS.contains(&self.prefix);
+    /// Returns the target if [`Allocations`] counts it.
+    fn in_allocation(&self) -> Option<Target> {
+        let counted = (self.kind == Kind::Filter || self.both) && ALLOCATION_MEMBERS.contains(&self.prefix);
         counted.then(|| self.target()).filter(|target| !target.is_ipv4())
     }
 

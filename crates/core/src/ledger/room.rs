@@ -31,7 +31,7 @@ const PAUSE: Duration = Duration::from_secs(10);
 /// With this many banned networks inside an IPv6 /56, which is a usual allocation to one customer, the /56 is banned instead.
 pub const CUSTOMER_LIMIT: usize = 16;
 /// With this many banned networks inside an IPv6 /48, which is a usual allocation to one site, the /48 is banned instead.
-pub const SITE_LIMIT: usize = 256;
+pub const ALLOCATION_LIMIT: usize = 256;
 
 /// The limit that a record of another node exceeds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -185,7 +185,7 @@ impl Ledger {
         if target.is_ipv4() || !(49..=64).contains(&prefix) {
             return target;
         }
-        if self.table.banned_in_site(target) >= SITE_LIMIT {
+        if self.table.banned_in_allocation(target) >= ALLOCATION_LIMIT {
             return Target::from_bits(target.bits(), 48);
         }
         let customer = Target::from_bits(target.bits(), 56);

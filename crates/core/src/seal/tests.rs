@@ -44,6 +44,17 @@ fn the_first_key_encrypts_and_all_keys_decrypt() {
     assert_eq!(open(&new, &sealed(&both, b"x")).unwrap(), b"x");
     assert_eq!(open(&old, &sealed(&both, b"x")), Err(OpenError::UnknownKey));
     assert_eq!(sealed(&old, b"x").len(), OVERHEAD + 1);
+    assert_eq!(both.key_ids(), ring(&[2, 1]).key_ids().collect::<Vec<_>>());
+}
+
+#[test]
+fn a_frame_claims_one_purpose() {
+    for seal in [Seal::new("c", Some(&ring(&[1]))), Seal::new("c", None)] {
+        let frame = sealed(&seal, b"x");
+        let claimed = Purpose::ALL.map(|purpose| Seal::claims(&frame, purpose));
+        assert_eq!(claimed, Purpose::ALL.map(|purpose| purpose as u8 == Purpose::Gossip as u8));
+    }
+    assert!(!Seal::claims(&[1], Purpose::Gossip));
 }
 
 #[test]

@@ -41,6 +41,23 @@ fn an_entry_past_its_retention_is_refused_and_swept() {
 }
 
 #[test]
+fn entries_beyond_the_cut_are_swept() {
+    let keep = Expiry::from_seconds(600);
+    let entry = BanEntry { keep, ..ban(5, 10) };
+    let swept = |cut: Cut| {
+        let mut table = Table::default();
+        table.merge(target(1), &entry, UnixMillis(0));
+        table.set_cut(cut);
+        assert_eq!(table.sweep(UnixMillis(9_999), 10).len(), 0, "it is in force");
+        table.sweep(UnixMillis(10_000), 10).len()
+    };
+    let (written, retention) = (|hlc| Cut { written: Hlc(hlc), ..Cut::default() }, Expiry::from_seconds);
+    assert_eq!((swept(written(5)), swept(written(6))), (0, 1));
+    let retained = |seconds| Cut { retention: retention(seconds), ..Cut::default() };
+    assert_eq!((swept(retained(599)), swept(retained(600)), swept(retained(601))), (0, 1, 1));
+}
+
+#[test]
 fn active_bans_are_counted_as_they_end() {
     let mut table = Table::default();
     table.merge(target(1), &ban(1, 10), UnixMillis(0));
@@ -168,6 +185,84 @@ fn a_second_register_is_removed_with_its_row() {
 }
 
 #[test]
+fn only_entries_that_a_full_table_may_drop_are_counted_as_droppable() {
+    let (mut table, keep) = (Table::default(), Expiry::from_seconds(600));
+    let kept = |entry: BanEntry| BanEntry { keep, ..entry };
+    let banned = |until| Decision::Banned { until: Expiry::from_seconds(until) };
+    let entries = [
+        kept(ban(1, 10)),
+        kept(ban(1, 10).join(&decided(2, banned(20)))),
+        // In force, by the register in the row and by the other one.
+        kept(ban(1, 300)),
+        kept(ban(1, 300).join(&decided(2, banned(20)))),
+        // Kept permanently, and the end of a ban.
+        ban(1, 10),
+        kept(ban(1, 10).join(&decided(2, Decision::Unbanned))),
+    ];
+    for (n, entry) in (0..).zip(&entries) {
+        table.merge(target(n), entry, UnixMillis(0));
+    }
+    assert_eq!(table.droppable(UnixMillis(100_000)), BTreeMap::from([(keep, 2)]));
+    assert_eq!(table.droppable(UnixMillis(300_000)), BTreeMap::from([(keep, 4)]));
+    assert_eq!(table.droppable(UnixMillis(0)), BTreeMap::new());
+}
+
+#[test]
+fn banned_networks_of_filters_are_counted_by_allocation() {
+    let mut table = Table::default();
+    let network = |text: &str| text.parse::<Target>().unwrap();
+    for text in ["2001:db8:1:1::/64", "2001:db8:1:2::/64", "2001:db8:2::/56"] {
+        table.merge(network(text), &ban(1, 10), UnixMillis(0));
+    }
+    // Neither of an operator, nor a whole allocation, nor a host.
+    let until = Expiry::from_seconds(10);
+    table.merge(network("2001:db8:1:3::/64"), &decided(1, Decision::Banned { until }), UnixMillis(0));
+    table.merge(network("2001:db8:1::/48"), &ban(1, 10), UnixMillis(0));
+    table.merge(network("2001:db8:1::1"), &ban(1, 10), UnixMillis(0));
+    let counts = ["2001:db8:1:4::/64", "2001:db8:2::/64", "2001:db8:3::/64"];
+    assert_eq!(counts.map(|text| table.banned_in_allocation(network(text))), [2, 1, 0]);
+}
+
+#[test]
+fn the_digest_of_a_table_depends_on_all_of_its_entries() {
+    let table = |entries: &[(u32, u32)]| {
+        let mut table = Table::default();
+        for &(n, until) in entries {
+            table.merge(target(n), &ban(1, until), UnixMillis(0));
+        }
+        table
+    };
+    let digests: std::collections::HashSet<u64> = (0..1000)
+        .map(|n| table(&[(n, 10)]).digest())
+        .chain([Table::default().digest(), table(&[(0, 11)]).digest()])
+        .collect();
+    assert_eq!(digests.len(), 1002);
+    assert_eq!(table(&[(1, 10), (2, 20)]).digest(), table(&[(2, 20), (1, 10)]).digest());
+}
+
+#[test]
+fn a_scan_of_digests_finds_the_entries_of_the_wanted_buckets() {
+    let mut table = Table::default();
+    for n in 0..1000 {
+        table.merge(target(n), &ban(1, n), UnixMillis(0));
+    }
+    let mut wanted = [false; BUCKETS];
+    wanted[bucket_of(target(7))] = true;
+    let (mut found, mut below, mut steps) = (Vec::new(), usize::MAX, 0);
+    while below != 0 {
+        let (digests, next) = table.scan_digests(below, 100, &wanted);
+        found.extend(digests);
+        (below, steps) = (next, steps + 1);
+    }
+    let in_bucket = |row: &&Row| wanted[bucket_of(row.target())];
+    let mut expected: Vec<(Target, u64)> =
+        table.rows.iter().filter(in_bucket).map(|row| (row.target(), table.digest_of(row))).collect();
+    found.sort_unstable();
+    expected.sort_unstable();
+    assert_eq!((found, steps), (expected, 10));
+}
+
+#[test]
 fn operator_bans_lists_all_bans_of_operators() {
     let mut table = Table::default();
     let until = Expiry::from_seconds(10);
@@ -198,6 +293,27 @@ fn the_memory_of_a_table_grows_with_its_entries_and_their_texts() {
         table.merge(target(n), &BanEntry::by_filter(stamp(2), Expiry::NEVER, cause, 1, Expiry::NEVER), UnixMillis(0));
     }
     assert!(table.bytes() - before >= 1000 * 400);
+}
+
+#[test]
+fn the_memory_of_a_table_is_that_of_its_parts() {
+    let filled = |entry: &BanEntry, network: &dyn Fn(u128) -> Target| {
+        let mut table = Table::default();
+        (0..1000).for_each(|n| drop(table.merge(network(n), entry, UnixMillis(0))));
+        table
+    };
+    let ipv4 = |n: u128| Target::host(std::net::Ipv4Addr::from(u32::try_from(n).unwrap()).into());
+    let ipv6 = |n: u128| Target::from_bits(0x2001_0db8 << 96 | n << 80, 64);
+    let (single, decision) = (filled(&ban(1, 10), &ipv4), decided(2, Decision::Unbanned));
+    let allocations = filled(&ban(1, 10), &ipv6);
+    assert_eq!(allocations.bytes() - single.bytes(), allocations.allocations.bytes());
+    let (decisions, both) = (filled(&decision, &ipv4), filled(&ban(1, 10).join(&decision), &ipv4));
+    let origins = both.origins.bytes() - decisions.origins.bytes();
+    assert_eq!(both.bytes() - decisions.bytes(), both.filters.allocation_size() + origins);
+    assert!(both.filters.allocation_size() > 0 && allocations.allocations.bytes() > 0);
+    let (empty, rows) = (Table::default(), single.rows.capacity() * size_of::<Row>());
+    let origins = single.origins.bytes() - empty.origins.bytes();
+    assert_eq!(single.bytes() - empty.bytes(), rows + single.index.allocation_size() + origins);
 }
 
 #[test]
