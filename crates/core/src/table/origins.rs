@@ -63,3 +63,22 @@ fn digest_of(node: &NodeId, cause: &Cause) -> u64 {
     }
     hasher.digest()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn origins_in_use_stay_shared_and_unused_ones_are_removed() {
+        let (mut origins, node) = (Origins::default(), "n1".parse().unwrap());
+        let cause = |n: u32| Arc::new(Cause::new(By::Filter("sshd".into()), &n.to_string()));
+        let used: Vec<_> = (0..3000).map(|n| origins.intern(&node, &cause(n))).collect();
+        assert!((0..).zip(&used).all(|(n, origin)| Arc::ptr_eq(origin, &origins.intern(&node, &cause(n)))));
+        // With more in use, they are looked through less often.
+        assert_eq!((origins.len(), origins.purge_at), (3000, 4096));
+        drop(used);
+        (3000..5000).for_each(|n| drop(origins.intern(&node, &cause(n))));
+        assert_eq!((origins.len(), origins.purge_at), (5000 - 4096, 1024));
+        assert!(origins.bytes() > 100 * origins.len());
+    }
+}

@@ -129,6 +129,11 @@ fn an_end_of_zero_and_a_filter_that_unbans_are_refused() {
         let batch = batch_of(&[Record::Ban { target, entry: decided(decision) }]);
         assert_eq!(read(&batch, &mut Vec::new()), Ok(ReadCounts { records: 0, unknown: 0, refused: 1 }));
     }
+    let cause = Arc::new(Cause::new(By::Filter("sshd".into()), ""));
+    let entry =
+        BanEntry::by_filter(decided(Decision::Unbanned).latest().clone(), Expiry::PAST, cause, 1, Expiry::NEVER);
+    let batch = batch_of(&[Record::Ban { target, entry }]);
+    assert_eq!(read(&batch, &mut Vec::new()), Ok(ReadCounts { records: 0, unknown: 0, refused: 1 }));
     for (decision, refused) in [(Decision::Unbanned, 1), (Decision::Banned { until: Expiry::NEVER }, 0)] {
         let mut batch = batch_of(&[Record::Ban { target, entry: decided(decision) }]);
         let kind = batch.iter().rposition(|byte| *byte == KIND_OPERATOR).unwrap();
@@ -147,6 +152,93 @@ fn newer_batches_and_oversized_texts_are_refused() {
     let mut long = vec![VERSION, 1, 0, 0xff, 0x7f];
     long.resize(5 + 0x7fff, b'x');
     assert_eq!(read(&long, &mut Vec::new()), Err(WireError::Text));
+}
+
+#[test]
+fn targets_with_bits_beyond_their_prefix_are_refused() {
+    let refused = Ok(ReadCounts { records: 0, unknown: 0, refused: 1 });
+    let Record::Ban { entry, .. } = example() else { unreachable!() };
+    for (target, prefix) in [("192.0.2.7", 24), ("192.0.2.7", 33), ("2001:db8::7", 64), ("2001:db8::7", 129)] {
+        let target: Target = target.parse().unwrap();
+        let place = bincode::encode_to_vec(Place::from(target), CONFIG).unwrap();
+        let mut batch = batch_of(&[Record::Ban { target, entry: entry.clone() }]);
+        let at = batch.windows(place.len()).position(|window| window == place).unwrap();
+        assert_eq!(read(&batch, &mut Vec::new()).unwrap().records, 1);
+        batch[at + place.len() - 1] = prefix;
+        assert_eq!(read(&batch, &mut Vec::new()), refused, "{target} with the prefix {prefix}");
+    }
+}
+
+/// A ban of both an operator and a filter, with texts that are as long as possible.
+fn longest() -> Record {
+    let text = |fill: &str, length| fill.repeat(length);
+    let register = |fill: &str| {
+        let stamp = Stamp { hlc: Hlc(u64::MAX), node: text(fill, 63).parse().unwrap() };
+        (stamp, text(fill, Cause::MAX_NAME), text(fill, Cause::MAX_REASON))
+    };
+    let (end, (stamp, name, reason)) = (Expiry::from_seconds(u32::MAX - 1), register("a"));
+    let cause = Arc::new(Cause::new(By::Filter(name.into()), &reason));
+    let banned = BanEntry::by_filter(stamp, end, cause, u32::MAX, end);
+    let (stamp, name, reason) = register("b");
+    let cause = Arc::new(Cause::new(By::Operator(name.into()), &reason));
+    let decided = BanEntry::by_operator(stamp, Decision::Banned { until: end }, cause, u32::MAX, end);
+    Record::Ban { target: "2001:db8::7".parse().unwrap(), entry: banned.join(&decided) }
+}
+
+#[test]
+fn max_record_is_the_length_of_the_longest_record() {
+    let mut writer = BatchWriter::new(0);
+    assert!(writer.push(&longest()), "a single record always fits");
+    assert_eq!(writer.texts.len(), 2 * MAX_ORIGIN);
+    let unused = (BATCH_HEADER + MAX_RECORD).checked_sub(writer.len()).unwrap();
+    assert!(unused < MAX_BODY, "{unused}");
+}
+
+#[test]
+fn a_record_is_refused_exactly_where_it_may_not_fit() {
+    let Record::Ban { target, entry } = longest() else { unreachable!() };
+    let first = BanEntry::of(entry.operator().cloned(), None, 1, entry.keep).unwrap();
+    let first = Record::Ban { target, entry: first };
+    let used = batch_of(std::slice::from_ref(&first)).len();
+    // The texts of the operator are known by then.
+    for (second, texts) in [(longest(), MAX_ORIGIN), (first.clone(), 0)] {
+        for (room, fits) in [(0, true), (1, false)] {
+            let mut writer = BatchWriter::new(used + RECORD_HEADER + MAX_BODY + texts - room);
+            assert!(writer.push(&first));
+            assert_eq!(writer.push(&second), fits, "{texts} bytes of texts, {room} missing");
+        }
+    }
+    let mut writer = BatchWriter::new(0);
+    let other =
+        Record::Attempts(Attempts { generation: 1, share: SlotCount { key: (JailId(1), target), slot: 1, count: 1 } });
+    assert!(writer.push(&other));
+    let mut exact = BatchWriter::new(writer.len() + MAX_RECORD);
+    assert!(exact.push(&other) && exact.push(&longest()));
+    let mut short = BatchWriter::new(writer.len() + MAX_RECORD - 1);
+    assert!(short.push(&other) && !short.push(&longest()));
+}
+
+#[test]
+fn a_batch_has_no_more_texts_than_a_reader_accepts() {
+    let Record::Ban { target, entry } = example() else { unreachable!() };
+    let mut writer = BatchWriter::new(usize::MAX);
+    let record = |n: usize| {
+        let cause = Arc::new(Cause::new(By::Filter("sshd".into()), &n.to_string()));
+        Record::Ban { target, entry: BanEntry::by_filter(entry.latest().clone(), entry.keep, cause, 1, entry.keep) }
+    };
+    let written = (0..).take_while(|n| writer.push(&record(*n))).count();
+    // The node, the filter, and a reason for each. The writer keeps room for three new texts.
+    assert_eq!(written, MAX_TEXTS - 2 - 2);
+    assert_eq!(read(&writer.take(), &mut Vec::new()).unwrap().records, written);
+}
+
+#[test]
+fn a_batch_names_the_version_that_was_set_last() {
+    let mut writer = BatchWriter::new(usize::MAX);
+    writer.set_version(MIN_VERSION);
+    assert!(writer.push(&example()));
+    assert_eq!(writer.take()[0], MIN_VERSION);
+    assert_eq!(batch_of(&[example()])[0], VERSION);
 }
 
 #[test]
