@@ -149,9 +149,14 @@ fn newer_batches_and_oversized_texts_are_refused() {
     assert_eq!(read(&batch, &mut Vec::new()), Err(WireError::Version(VERSION + 1)));
     assert_eq!(read(&[], &mut Vec::new()), Err(WireError::Truncated));
     assert_eq!(read(&[VERSION, 0xff, 0xff], &mut Vec::new()), Err(WireError::Text));
-    let mut long = vec![VERSION, 1, 0, 0xff, 0x7f];
-    long.resize(5 + 0x7fff, b'x');
-    assert_eq!(read(&long, &mut Vec::new()), Err(WireError::Text));
+    let texts = |count: usize, length: usize| {
+        let number = |number: usize| u16::try_from(number).unwrap().to_le_bytes();
+        let text = [&number(length)[..], "x".repeat(length).as_bytes()].concat();
+        let batch = [&[VERSION][..], &number(count), &text.repeat(count)].concat();
+        read(&batch, &mut Vec::new())
+    };
+    assert_eq!((texts(1, MAX_TEXT), texts(MAX_TEXTS, 0)), (Ok(ReadCounts::default()), Ok(ReadCounts::default())));
+    assert_eq!((texts(1, MAX_TEXT + 1), texts(MAX_TEXTS + 1, 0)), (Err(WireError::Text), Err(WireError::Text)));
 }
 
 #[test]
@@ -309,6 +314,20 @@ fn evidence_is_read_as_written() {
     let mut found = Vec::new();
     assert_eq!(read(&batch_of(&records), &mut found).unwrap().records, records.len());
     assert_eq!(found, records);
+}
+
+#[test]
+fn evidence_is_unknown_to_builds_that_are_older() {
+    let mut writer = BatchWriter::new(usize::MAX);
+    writer.set_version(MIN_VERSION);
+    let fact = Fact::Seen(Seen::success(FilterId::of("sshd"), Hour(500_000)));
+    let facts = [Record::Evidence(EvidenceRecord::Fact(fact)), example(), Record::Evidence(EvidenceRecord::Fact(fact))];
+    assert!(facts.iter().all(|record| writer.push(record)));
+    let (batch, mut found) = (writer.take(), Vec::new());
+    let oldest = Versions { oldest: MIN_VERSION, newest: MIN_VERSION };
+    assert_eq!(read_of(oldest, &batch, &mut found), Ok(ReadCounts { records: 1, unknown: 2, refused: 0 }));
+    assert_eq!(found, [example()]);
+    assert_eq!(read(&batch, &mut Vec::new()).unwrap().records, 3);
 }
 
 #[test]
