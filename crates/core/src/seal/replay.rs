@@ -188,6 +188,10 @@ mod tests {
         }
         assert_eq!(window.accept(envelope(1, 9), NOW), Err(ReplayError::TooOld));
         assert_eq!(window.accept(envelope(2, 9), NOW), Ok(()));
+        // A new sender does not remove what is known of others.
+        assert_eq!(window.accept(envelope(1, 5000), NOW), Ok(()));
+        assert_eq!(window.accept(envelope(3, 9), NOW), Ok(()));
+        assert_eq!(window.accept(envelope(1, 5000), NOW), Err(ReplayError::Replayed));
     }
 
     #[test]
@@ -197,6 +201,7 @@ mod tests {
         assert_eq!(window.accept(envelope(1, 1), NOW.plus(minute)), Ok(()));
         assert_eq!(window.accept(envelope(1, 2), NOW.plus(minute * 2)), Err(ReplayError::TooOld));
         assert_eq!(window.accept(envelope(1, 3), NOW.minus(minute * 2)), Err(ReplayError::FromTheFuture));
+        assert_eq!(window.accept(envelope(1, 4), NOW.minus(minute)), Ok(()));
     }
 
     #[test]
