@@ -289,12 +289,18 @@ impl Membership {
 
     async fn leave(&self) {
         self.enter(Phase::Leaving).await;
-        // An exchange takes well under a millisecond on a LAN. A node that stops right after its start may not know yet that its peers are
-        // alive, so it tells all of them, twice. A peer that receives nothing counts the node as lost.
-        for _ in 0..2 {
+        let live = self.members.borrow().live_peers().map(|member| member.address).collect();
+        self.transport.await_answers(live);
+        // A peer that receives nothing counts the node as lost. An exchange takes well under a millisecond on a LAN, but a peer may stand
+        // still for a moment. A node that stops right after its start may not know yet that its peers are alive, so it tells all of
+        // them, twice.
+        for round in 0..LEAVE_ROUNDS {
+            if round >= 2 && !self.transport.awaits_answers() {
+                break;
+            }
             let members = Arc::clone(&self.members.borrow());
             members.nodes.iter().filter(|member| !member.is_self).for_each(|member| self.gossip_with(member.address));
-            tokio::time::sleep(Duration::from_millis(50)).await;
+            tokio::time::sleep(LEAVE_PAUSE).await;
         }
         let handle = self.handle.load_full();
         if handle.initiate_shutdown().is_ok() {
@@ -438,6 +444,10 @@ impl Membership {
         }
     }
 }
+
+/// How often, and at which distance, a node that leaves tells its peers. Below `Timers::LEAVE`, with the second for chitchat's end.
+const LEAVE_ROUNDS: u32 = 20;
+const LEAVE_PAUSE: Duration = Duration::from_millis(50);
 
 /// The shortest pause between two samples of our own digest, however often the table changes.
 const SAMPLE_PAUSE: Duration = Duration::from_millis(5);

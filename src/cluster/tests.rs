@@ -1,8 +1,14 @@
+use std::io;
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
+
+use async_trait::async_trait;
 
 use super::*;
 use crate::decisions::store::{self, Store};
 use crate::decisions::view::View;
+use crate::net::network::{Datagrams, Listener, Network, Stream, SystemNetwork};
 use banmesh_cluster::timers::{Profile, Timers};
 use banmesh_core::ban::{By, Cause};
 use banmesh_core::hlc::Hlc;
@@ -27,6 +33,56 @@ fn settings(id: &str, seeds: Vec<String>) -> ClusterSettings {
         timers: Timers::of(Profile::Local),
         join_timeout: Duration::from_millis(300),
         ..ClusterSettings::new(id.parse().unwrap(), 1)
+    }
+}
+
+/// The system's network, where the next `losses` datagrams to the node are lost.
+#[derive(Clone, Debug, Default)]
+struct Lossy {
+    losses: Arc<AtomicU32>,
+}
+
+#[derive(Debug)]
+struct LossySocket(Arc<dyn Datagrams>, Arc<AtomicU32>);
+
+#[async_trait]
+impl Network for Lossy {
+    async fn listen(&self, address: SocketAddr) -> io::Result<(Listener, Arc<dyn Datagrams>)> {
+        let (listener, socket) = SystemNetwork.listen(address).await?;
+        Ok((listener, Arc::new(LossySocket(socket, Arc::clone(&self.losses)))))
+    }
+
+    async fn connect(&self, address: SocketAddr) -> io::Result<Stream> {
+        SystemNetwork.connect(address).await
+    }
+
+    async fn resolve(&self, name: &str) -> io::Result<Vec<SocketAddr>> {
+        SystemNetwork.resolve(name).await
+    }
+
+    async fn source_to(&self, remote: SocketAddr) -> Option<IpAddr> {
+        SystemNetwork.source_to(remote).await
+    }
+}
+
+#[async_trait]
+impl Datagrams for LossySocket {
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.0.local_addr()
+    }
+
+    async fn send_to(&self, datagram: &[u8], to: SocketAddr) -> io::Result<usize> {
+        self.0.send_to(datagram, to).await
+    }
+
+    async fn recv_from(&self, datagram: &mut [u8]) -> io::Result<(usize, SocketAddr)> {
+        loop {
+            let received = self.0.recv_from(datagram).await?;
+            let lose = |left: u32| left.checked_sub(1);
+            if self.1.fetch_update(Ordering::Relaxed, Ordering::Relaxed, lose).is_err() {
+                return Ok(received);
+            }
+        }
     }
 }
 
@@ -67,6 +123,36 @@ async fn a_membership_that_ends_is_restarted_and_bans_replicate_again() {
     for serving in serving {
         serving.await.unwrap().unwrap();
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_peer_that_receives_nothing_for_a_moment_still_learns_that_a_node_leaves() {
+    let first = Cluster::bind(settings("a", vec![]), new_store("a"), Metrics::default()).await.unwrap();
+    let leaver = first.handle();
+    let network = Lossy::default();
+    let peer =
+        ClusterSettings { network: Arc::new(network.clone()), ..settings("b", vec![leaver.listen().to_string()]) };
+    let second = Cluster::bind(peer, new_store("b"), Metrics::default()).await.unwrap();
+    let handle = second.handle();
+    let (stop, shutdown) = (CancellationToken::new(), CancellationToken::new());
+    let leaving = tokio::spawn(first.serve(stop.clone()));
+    let serving = tokio::spawn(second.serve(shutdown.clone()));
+    within_20_s("met", async || {
+        leaver.members().live_peers().count() == 1 && handle.members().live_peers().count() == 1
+    })
+    .await;
+    within_20_s("ready", async || *leaver.phase.borrow() == Phase::Ready).await;
+    network.losses.store(8, Ordering::Relaxed);
+    stop.cancel();
+    leaving.await.unwrap().unwrap();
+    within_20_s("left", async || {
+        let members = handle.members();
+        let mut others = members.nodes.iter().filter(|member| !member.is_self);
+        others.next().is_some_and(|member| member.phase == Some(Phase::Leaving))
+    })
+    .await;
+    shutdown.cancel();
+    serving.await.unwrap().unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -63,6 +63,8 @@ struct Shared {
     readers: Readers,
     /// Nodes with which an exchange was requested.
     requested: Mutex<HashSet<SocketAddr>>,
+    /// Nodes whose answer is awaited.
+    silent: Mutex<HashSet<SocketAddr>>,
     inbox: Inbox,
     known: Mutex<KnownMembers>,
     throttle: LogThrottle,
@@ -90,6 +92,7 @@ impl EncryptedTransport {
             receivers: ArcSwap::default(),
             readers: Readers::default(),
             requested: Mutex::default(),
+            silent: Mutex::default(),
             inbox,
             known: Mutex::default(),
             throttle: LogThrottle::new(Duration::from_secs(60)),
@@ -114,6 +117,16 @@ impl EncryptedTransport {
     /// Permits an exchange with the node at `address`, however many have begun in this round.
     pub fn request(&self, address: SocketAddr) {
         lock(&self.shared.requested).insert(address);
+    }
+
+    /// From now on [`Self::awaits_answers`] is about these nodes.
+    pub fn await_answers(&self, nodes: HashSet<SocketAddr>) {
+        *lock(&self.shared.silent) = nodes;
+    }
+
+    /// Whether one of the nodes of [`Self::await_answers`] has not answered an exchange since.
+    pub fn awaits_answers(&self) -> bool {
+        !lock(&self.shared.silent).is_empty()
     }
 
     /// Sends one datagram with the body `parts` to a build that reads it.
@@ -271,7 +284,11 @@ impl Socket for EncryptedSocket {
                 self.shared.receive(from, datagram, &mut self.reassembly)
             };
             if let Some(message) = received {
-                return Ok((SocketAddr::new(from.ip().to_canonical(), from.port()), message));
+                let from = SocketAddr::new(from.ip().to_canonical(), from.port());
+                if matches!(message, ChitchatMessage::SynAck { .. }) {
+                    lock(&self.shared.silent).remove(&from);
+                }
+                return Ok((from, message));
             }
         }
     }
