@@ -134,10 +134,14 @@ impl Binary {
 }
 
 /// A configuration of the repository, of which a test replaces only paths, ports and servers.
+///
+/// Its checks may take longer than with the shipped timeouts, so that an agent on a busy machine is not too late. Tests of what
+/// happens when an agent hangs call [`Config::with_shipped_timeouts`].
 #[derive(Debug)]
 pub struct Config {
     text: String,
     folder: TempDir,
+    patient: bool,
 }
 
 impl Config {
@@ -158,11 +162,18 @@ impl Config {
             }
         }
         let place = format!("{}/", folder.path().display());
-        Self { text, folder }
+        Self { text, folder, patient: true }
             .replace("    user haproxy\n    group haproxy\n", "")
             .replace("log /dev/log local0", "log stdout format raw local0")
             .replace("/run/haproxy/", &place)
             .replace_if_there("/etc/haproxy/", &place)
+    }
+
+    /// Keeps the timeouts of the checks as they are in the repository.
+    #[must_use]
+    pub fn with_shipped_timeouts(mut self) -> Self {
+        self.patient = false;
+        self
     }
 
     /// A configuration written by a test. `@folder@` stands for its folder, where its stats socket `admin.sock` must be.
@@ -234,7 +245,19 @@ impl Config {
 
     fn write(&self) -> PathBuf {
         let file = self.folder.path().join("haproxy.cfg");
-        std::fs::write(&file, &self.text).expect("write the HAProxy configuration");
+        let mut text = self.text.clone();
+        if self.patient {
+            text = text.replace("timeout check   500ms", "timeout check   5s");
+            for entry in std::fs::read_dir(self.folder.path()).expect("list the folder").flatten() {
+                let path = entry.path();
+                if path.extension().is_some_and(|extension| extension == "conf") {
+                    let spoe = std::fs::read_to_string(&path).expect("read the SPOE file");
+                    std::fs::write(&path, spoe.replace("processing 200ms", "processing 5s"))
+                        .expect("write the SPOE file");
+                }
+            }
+        }
+        std::fs::write(&file, &text).expect("write the HAProxy configuration");
         file
     }
 }

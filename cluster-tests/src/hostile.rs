@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::netns::{self, Host};
+use crate::wait;
 
 /// Pseudorandom bytes that are the same for the same seed (xorshift64*).
 #[derive(Debug, Clone)]
@@ -149,7 +150,7 @@ pub fn pester(to: SocketAddr, connections: usize) -> io::Result<Vec<TcpStream>> 
     let mut noise = Noise::new(11);
     let mut open = Vec::new();
     for number in 0..connections {
-        let mut stream = TcpStream::connect_timeout(&to, Duration::from_secs(2))?;
+        let mut stream = TcpStream::connect_timeout(&to, wait::SOON)?;
         let say = match number % 5 {
             0 => Vec::new(),
             1 => {

@@ -4,6 +4,8 @@ use std::io::{self, Read as _, Write as _};
 use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::time::Duration;
 
+use crate::wait;
+
 const HELLO: u8 = 1;
 const NOTIFY: u8 = 3;
 const AGENT_HELLO: u8 = 101;
@@ -17,20 +19,21 @@ pub struct Connection {
 }
 
 impl Connection {
-    /// Connects to an agent and does HAProxy's handshake.
+    /// Connects to an agent and does HAProxy's handshake. Waits up to [`wait::SOON`] for each answer.
     ///
     /// # Errors
-    /// Nothing listens, there is no answer within two seconds, or it is not an AGENT-HELLO.
+    /// Nothing listens, there is no answer in time, or it is not an AGENT-HELLO.
     pub fn open(agent: SocketAddr) -> io::Result<Self> {
-        Self::over(TcpStream::connect_timeout(&agent, Duration::from_secs(2))?)
+        Self::open_within(agent, wait::SOON)
     }
 
-    /// Does HAProxy's handshake over an open connection.
+    /// As [`Connection::open`], but waits up to `patience` for each answer.
     ///
     /// # Errors
-    /// There is no answer within two seconds, or it is not an AGENT-HELLO.
-    pub fn over(mut stream: TcpStream) -> io::Result<Self> {
-        stream.set_read_timeout(Some(Duration::from_secs(2)))?;
+    /// Nothing listens, there is no answer in time, or it is not an AGENT-HELLO.
+    pub fn open_within(agent: SocketAddr, patience: Duration) -> io::Result<Self> {
+        let mut stream = TcpStream::connect_timeout(&agent, patience)?;
+        stream.set_read_timeout(Some(patience))?;
         stream.set_nodelay(true)?;
         stream.write_all(&hello())?;
         let (kind, _) = read_frame(&mut stream)?;
@@ -43,7 +46,7 @@ impl Connection {
     /// Queries whether `address` is banned, like the shipped configuration (message check-ip, argument src_ip).
     ///
     /// # Errors
-    /// The connection breaks, there is no answer within two seconds, or the answer does not set `banned` in the scopes
+    /// The connection breaks, there is no answer in time, or the answer does not set `banned` in the scopes
     /// `sess` and `txn` to the same 0 or 1.
     pub fn is_banned(&mut self, address: IpAddr) -> io::Result<bool> {
         let stream_id = self.next_stream;

@@ -271,6 +271,7 @@ impl HaProxyAsks {
         let (binary, http, servers) =
             (Binary::find("3.4")?, loopback_port(), vec![Backend::http(), Backend::mail(site::GREETING)]);
         let config = Config::shipped("haproxy.cfg")
+            .with_shipped_timeouts()
             .listen(80, &http.to_string())
             .listen(143, &loopback_port().to_string())
             .listen(25, &loopback_port().to_string())

@@ -35,10 +35,7 @@ fn a_host_that_keeps_all_spop_connections_busy_does_not_disable_enforcement(bina
     let max_clients = connections / 10;
     let node = NodeConfig::new().set("spoa.max_clients", max_clients).start();
     node.cli(&["ban", &BANNED.to_string(), "--force"]);
-    let site = WebSite::start(binary, "rate-limit", node.spoa(), None, |config| {
-        let config = config.replace("gt 20", "gt 100000");
-        config.replace_in("spoe-ip-reputation.conf", "processing 200ms", "processing 2s")
-    });
+    let site = WebSite::start(binary, "rate-limit", node.spoa(), None, |config| config.replace("gt 20", "gt 100000"));
     let busy = Busy::start(host(9), node.spoa(), connections + connections / 4);
     let started = std::time::Instant::now();
     while busy.open() < connections * 9 / 10 && started.elapsed() < Duration::from_secs(20) {

@@ -3,6 +3,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, TcpStream};
 use std::process::Command;
+use std::time::Duration;
 
 use cluster_tests::node::{Node, NodeConfig};
 use cluster_tests::{in_ci, spop, wait};
@@ -43,7 +44,7 @@ fn the_agent_keeps_answering_without_free_descriptors_and_recovers() {
         assert!(connected.is_banned(BANNED).unwrap(), "existing connections are answered");
     }
     // No connection is accepted before one is closed.
-    assert!(node.connect().is_err());
+    assert!(spop::Connection::open_within(node.spoa(), Duration::from_secs(1)).is_err());
     drop(waiting);
     wait::until("it accepts again", wait::SOON, || {
         more.extend(node.connect());

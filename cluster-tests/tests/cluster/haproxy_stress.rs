@@ -24,14 +24,9 @@ with_every_haproxy!(
     hostile_connections_to_the_agent_do_not_affect_haproxy,
 );
 
-/// The shipped frontend with the plain retry, on more threads than there are processors. No client reaches the rate limit, and a delay
-/// caused by a busy machine is not an error.
+/// The shipped frontend with the plain retry, on more threads than there are processors. No client reaches the rate limit.
 fn shipped(config: Config) -> Config {
-    config
-        .replace("gt 20", "gt 100000")
-        .replace("\nglobal\n", "\nglobal\n    nbthread 4\n    maxconn 4000\n")
-        .replace("timeout check   500ms", "timeout check   5s")
-        .replace_in("spoe-ip-reputation.conf", "processing 200ms", "processing 5s")
+    config.replace("gt 20", "gt 100000").replace("\nglobal\n", "\nglobal\n    nbthread 4\n    maxconn 4000\n")
 }
 
 /// The sum of the agent's metrics whose names begin with `name`.

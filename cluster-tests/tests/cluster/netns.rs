@@ -7,8 +7,8 @@ use std::time::Duration;
 use cluster_tests::netns::{Host, Network};
 use cluster_tests::wait;
 
-fn reaches(from: &Host, to: SocketAddr) -> bool {
-    from.enter(|| TcpStream::connect_timeout(&to, Duration::from_millis(500)).is_ok())
+fn reaches(from: &Host, to: SocketAddr, patience: Duration) -> bool {
+    from.enter(|| TcpStream::connect_timeout(&to, patience).is_ok())
 }
 
 #[test]
@@ -17,11 +17,11 @@ fn a_host_can_be_disconnected_and_reconnected() {
     let [here, there] = hosts.as_slice() else { panic!("two hosts") };
     let listener = there.enter(|| TcpListener::bind((there.address, 0)).unwrap());
     let to = listener.local_addr().unwrap();
-    assert!(reaches(here, to));
+    assert!(reaches(here, to, wait::SOON));
     there.cut();
-    assert!(!reaches(here, to));
+    assert!(!reaches(here, to, Duration::from_millis(500)));
     there.join();
-    wait::until("the host is reached again", wait::SOON, || reaches(here, to));
+    assert!(reaches(here, to, wait::SOON), "the host is reached again");
 
     let names: Vec<String> = hosts.iter().map(|host| host.namespace.clone()).collect();
     drop(network);

@@ -292,18 +292,20 @@ fn answers_are_shared_through_redis(binary: &Binary) {
     wait::until("the end of the ban is seen", wait::SOON, || client::status(CLIENT, site.http) == 200);
 
     // If Redis is down or hangs, every request queries the agent, and no client is refused or waits. Lua alone would wait for two
-    // seconds or more.
+    // seconds or more every time; a busy machine is slow now and then.
     let redis_is = |status: &str| {
         wait::until(&format!("Redis is {status}"), wait::SOON, || {
             site.haproxy.stat("redis", "redis", "status").is_some_and(|now| now.starts_with(status))
         });
     };
     let without_redis = || {
-        let before = checks(&site.haproxy);
-        let start = Instant::now();
-        assert_eq!((client::status(CLIENT, site.http), client::status(OTHER, site.http)), (403, 200));
-        assert!(start.elapsed() < Duration::from_secs(2), "{:?} for two requests", start.elapsed());
-        wait::until("both ask", wait::SOON, || checks(&site.haproxy) >= before + 2);
+        wait::until("no request waits for Redis", wait::SOON, || {
+            let (before, start) = (checks(&site.haproxy), Instant::now());
+            assert_eq!((client::status(CLIENT, site.http), client::status(OTHER, site.http)), (403, 200));
+            let took = start.elapsed();
+            wait::until("both ask", wait::SOON, || checks(&site.haproxy) >= before + 2);
+            took < Duration::from_secs(2)
+        });
     };
     node.ban_by_log(CLIENT);
     wait::until("the cached answer is too old, and the ban is seen", wait::SOON, || {

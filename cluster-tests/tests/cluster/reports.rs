@@ -146,7 +146,7 @@ fn reports_from_other_addresses_are_ignored(binary: &Binary) {
 
 fn a_hanging_agent_delays_no_rule(binary: &Binary) {
     let node = reporting(NodeConfig::new()).start();
-    let site = site(binary, &node, |config| config.replace("gt 100", "gt 5"));
+    let site = site(binary, &node, |config| config.with_shipped_timeouts().replace("gt 100", "gt 5"));
     for _ in 0..5 {
         assert_eq!(get(FAST, site.http, &[]), 200);
     }

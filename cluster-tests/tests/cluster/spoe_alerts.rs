@@ -76,6 +76,7 @@ fn the_metrics_of_the_alerts_are_exported_and_show_dead_agents(binary: &Binary) 
     let (table, rule) = documented();
     let mut site = Site::start_with(binary, |config| {
         config
+            .with_shipped_timeouts()
             .replace("    bind 127.0.0.1:8404\n", &format!("    bind {stats}\n    bind 127.0.0.1:8404\n"))
             .replace("frontend http-frontend\n", &format!("{table}frontend http-frontend\n"))
             .replace("    default_backend http-backend\n", &format!("{rule}\n    default_backend http-backend\n"))

@@ -114,7 +114,12 @@ fn haproxy(
     agent: SocketAddr,
     change: impl FnOnce(Config) -> Config,
 ) -> (HaProxy, SocketAddr) {
-    haproxy_with(binary, files, agent, None, change)
+    // Of the connection with its handshake, and of the check. See [`Config`].
+    haproxy_with(binary, files, agent, None, |config| {
+        change(config)
+            .replace("timeout connect 100ms", "timeout connect 1s")
+            .replace("timeout check   1s", "timeout check   5s")
+    })
 }
 
 fn haproxy_with(
@@ -308,7 +313,7 @@ fn a_killed_primary_costs_no_more_over_tls_than_over_plaintext(binary: &Binary) 
     for node in [&primary, &backup] {
         node.cli(&["ban", "--force", &CLIENT.to_string()]);
     }
-    let (site, http) = haproxy_with(binary, &files, agent, Some(other), |config| config);
+    let (site, http) = haproxy_with(binary, &files, agent, Some(other), Config::with_shipped_timeouts);
     site.wait_for_agent("primary", "UP");
     site.wait_for_agent("backup", "UP");
     assert_eq!((client::status(CLIENT, http), client::status(OTHER, http)), (403, 200));

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::process::Command;
 
-use cluster_tests::haproxy::{Binary, loopback_port};
+use cluster_tests::haproxy::{Binary, Config, loopback_port};
 use cluster_tests::site::Site;
 use cluster_tests::{client, wait, with_every_haproxy};
 
@@ -72,7 +72,7 @@ fn the_stats_socket_shows_the_state_of_the_agents(binary: &Binary) {
 }
 
 fn failed_checks_are_logged_with_the_error_code(binary: &Binary) {
-    let site = Site::start(binary);
+    let site = Site::start_with(binary, Config::with_shipped_timeouts);
     for _ in 0..5 {
         assert_eq!(client::status(CLIENT, site.http), 200);
     }
