@@ -99,7 +99,7 @@ build:
 # Tests that measure CPU time, open hundreds of connections at once, or count wrong answers while an agent fails. Other tests
 # would disturb them, so `make test-stress` runs them one at a time.
 STRESS := throughput:: haproxy_stress:: failover:: spop_tls::failover \
-	broken_parts::a_panic broken_parts::a_hang_of broken_parts::a_stalled_part
+	a_panic_of_the_store broken_parts::a_panic broken_parts::a_hang_of broken_parts::a_stalled_part
 
 # Tests that take long: more than about 12 seconds each, or whole modules of such tests. `make test-slow` runs them.
 SLOW := a_quoted_address a_header_at_the_beginning blind_states:: bulk:: decisions_of_the_core evidence_of_both_sides fifty_thousand ten_thousand_bans_and a_hundred_thousand mesh_join:: \
