@@ -8,17 +8,18 @@
 //! interrupted network end the gossip.
 
 mod exchange;
+mod socket;
 
 use std::collections::HashSet;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use chitchat::transport::{Socket, Transport};
-use chitchat::{ChitchatMessage, Deserializable as _, Serializable as _};
-use parking_lot::{Mutex, MutexGuard};
+use chitchat::{ChitchatMessage, Deserializable as _};
+use parking_lot::Mutex;
 
 use super::cipher::FrameCipher;
 use super::inbox::{Inbox, Readers, ReceivedAck, Reply};
@@ -27,23 +28,20 @@ use crate::clock;
 use crate::net::network::Datagrams;
 use crate::net::throttle::LogThrottle;
 use banmesh_cluster::clock_offsets::ClockOffsets;
-use banmesh_cluster::compact::{Message, Part};
 use banmesh_cluster::datagram::{self, Acknowledgement, Kind, SlotMessage, States};
 use banmesh_cluster::delivery::Channel;
-use banmesh_cluster::fragments::{FRAGMENT_LEN, Fragment, MAX_DATAGRAM, MAX_FRAGMENTS, Reassembly};
+use banmesh_cluster::fragments::{Fragment, Reassembly};
 use banmesh_cluster::known_members::{KnownMembers, MAX_MEMBERS};
 use banmesh_cluster::receiver::{self, Receivers};
-use banmesh_core::seal::replay::{ENVELOPE_LEN, Envelope, ReplayError, ReplayWindow};
-use banmesh_core::seal::{OVERHEAD, OpenError, Purpose, Seal};
+use banmesh_core::seal::replay::{Envelope, ReplayError, ReplayWindow};
+use banmesh_core::seal::{OpenError, Purpose};
 use banmesh_types::time::UnixMillis;
 use exchange::Exchange;
+use socket::EncryptedSocket;
 
 /// Datagrams that are older than this, or from further in the future, are dropped: see [`ReplayWindow`]. Nodes whose clocks
 /// differ by more cannot gossip.
 pub const REPLAY_HORIZON: Duration = Duration::from_secs(15 * 60);
-
-/// After this many errors in a row, the socket counts as broken.
-const MAX_RECEIVE_ERRORS: u32 = 1000;
 
 /// The transport for chitchat, which opens it again at every restart. All opened sockets share one UDP socket.
 #[derive(Clone, Debug)]
@@ -116,17 +114,17 @@ impl EncryptedTransport {
 
     /// Permits an exchange with the node at `address`, however many have begun in this round.
     pub fn request(&self, address: SocketAddr) {
-        lock(&self.shared.requested).insert(address);
+        self.shared.requested.lock().insert(address);
     }
 
     /// From now on [`Self::awaits_answers`] is about these nodes.
     pub fn await_answers(&self, nodes: HashSet<SocketAddr>) {
-        *lock(&self.shared.silent) = nodes;
+        *self.shared.silent.lock() = nodes;
     }
 
     /// Whether one of the nodes of [`Self::await_answers`] has not answered an exchange since.
     pub fn awaits_answers(&self) -> bool {
-        !lock(&self.shared.silent).is_empty()
+        !self.shared.silent.lock().is_empty()
     }
 
     /// Sends one datagram with the body `parts` to a build that reads it.
@@ -151,146 +149,7 @@ impl EncryptedTransport {
 #[async_trait]
 impl Transport for EncryptedTransport {
     async fn open(&self, _listen: SocketAddr) -> anyhow::Result<Box<dyn Socket>> {
-        Ok(Box::new(EncryptedSocket {
-            dual_stack: self.socket.local_addr()?.is_ipv6(),
-            socket: Arc::clone(&self.socket),
-            shared: Arc::clone(&self.shared),
-            reassembly: Reassembly::default(),
-            received: vec![0; MAX_DATAGRAM + 1].into_boxed_slice(),
-            exchange: Exchange::new(self.shared.gossip_interval),
-            message: Vec::new(),
-            datagram: Vec::new(),
-        }))
-    }
-}
-
-struct EncryptedSocket {
-    /// Whether the socket is bound to IPv6, so that IPv4 peers have mapped addresses.
-    dual_stack: bool,
-    socket: Arc<dyn Datagrams>,
-    shared: Arc<Shared>,
-    reassembly: Reassembly,
-    received: Box<[u8]>,
-    exchange: Exchange,
-    message: Vec<u8>,
-    datagram: Vec<u8>,
-}
-
-impl EncryptedSocket {
-    /// Whether to begin an exchange with the node at `to`. Requested ones always begin, and so do those with nodes that are not live.
-    fn begins_exchange(&mut self, to: SocketAddr) -> bool {
-        let due = lock(&self.shared.requested).remove(&to) || !self.shared.readers.is_member(to);
-        due || self.exchange.permit(to, Instant::now())
-    }
-
-    /// Sends a message in datagrams that are useful alone.
-    async fn send_compact(&mut self, to: SocketAddr, message: &Message) {
-        let receivers = self.shared.receivers.load_full();
-        let room = datagram::room(self.shared.max_datagram);
-        let parts = self.exchange.cut(message, to, &receivers.own, room);
-        for part in parts {
-            match part {
-                Part::Compact(body) => {
-                    self.datagram.clear();
-                    self.shared.write(to, Kind::Gossip, &[&body], &mut self.datagram);
-                    let address = if self.dual_stack { mapped(to) } else { to };
-                    self.shared.sent(address, self.socket.send_to(&self.datagram, address).await);
-                }
-                Part::Long(bytes) => self.send_fragments(to, bytes).await,
-            }
-        }
-    }
-
-    /// Sends a message as every build reads it, in fragments if it is long.
-    async fn send_fragments(&mut self, to: SocketAddr, mut message: Vec<u8>) {
-        receiver::append(to, &mut message);
-        let to = if self.dual_stack { mapped(to) } else { to };
-        let shared = &self.shared;
-        // No more fragments than every build accepts, so of a very long message each is longer than it should be.
-        let room = fragment_room(shared.max_datagram).max(message.len().div_ceil(usize::from(MAX_FRAGMENTS)));
-        if room > fragment_room(MAX_DATAGRAM) {
-            shared.metrics.send_errors.inc();
-            return;
-        }
-        let pieces = message.chunks(room);
-        let count = u8::try_from(pieces.len()).unwrap_or(MAX_FRAGMENTS);
-        let mut first = None;
-        for (index, piece) in (0..).zip(pieces) {
-            let envelope = shared.cipher.envelope();
-            let fragment = Fragment { index, count, message: *first.get_or_insert(envelope.counter) };
-            self.datagram.clear();
-            let parts = [&envelope.encode()[..], &fragment.encode()[..], piece];
-            shared.cipher.encrypt(Purpose::Gossip, b"", &parts, &mut self.datagram);
-            shared.sent(to, self.socket.send_to(&self.datagram, to).await);
-        }
-    }
-}
-
-/// The bytes of a message that one fragment carries.
-const fn fragment_room(max_datagram: usize) -> usize {
-    max_datagram.saturating_sub(OVERHEAD + ENVELOPE_LEN + FRAGMENT_LEN)
-}
-
-#[async_trait]
-impl Socket for EncryptedSocket {
-    /// Never fails: the next round tries again to reach the peer.
-    async fn send(&mut self, to: SocketAddr, message: ChitchatMessage) -> anyhow::Result<()> {
-        if matches!(message, ChitchatMessage::Syn { .. }) && !self.begins_exchange(to) {
-            return Ok(());
-        }
-        self.message.clear();
-        message.serialize(&mut self.message);
-        let Ok(message) = self.exchange.parse(&self.message) else {
-            // A kind of message without members, such as the refusal of another cluster.
-            let bytes = self.message.clone();
-            self.send_fragments(to, bytes).await;
-            return Ok(());
-        };
-        if message.says_nothing() {
-            return Ok(());
-        }
-        if self.shared.readers.contains(to) {
-            self.send_compact(to, &message).await;
-        } else {
-            let room = fragment_room(self.shared.max_datagram).saturating_sub(receiver::TRAILER_LEN);
-            for bytes in message.cut_for_earlier_builds(room) {
-                self.send_fragments(to, bytes).await;
-            }
-        }
-        Ok(())
-    }
-
-    /// Cancel safe. Fails only if the socket is broken.
-    async fn recv(&mut self) -> anyhow::Result<(SocketAddr, ChitchatMessage)> {
-        let mut errors = 0;
-        loop {
-            let (length, from) = match self.socket.recv_from(&mut self.received).await {
-                Ok(received) => received,
-                // Includes ICMP errors about earlier datagrams, which anyone on the path can cause.
-                Err(error) => {
-                    errors += 1;
-                    if errors >= MAX_RECEIVE_ERRORS {
-                        return Err(anyhow::Error::new(error).context("the gossip socket is broken"));
-                    }
-                    let _: Option<()> = self.shared.drop_one("receive error", UNKNOWN, &error);
-                    continue;
-                }
-            };
-            errors = 0;
-            let Some(datagram) = self.received.get_mut(..length) else { continue };
-            let received = if Seal::claims(datagram, Purpose::Datagram) {
-                self.shared.receive_direct(from, datagram, &mut self.exchange)
-            } else {
-                self.shared.receive(from, datagram, &mut self.reassembly)
-            };
-            if let Some(message) = received {
-                let from = SocketAddr::new(from.ip().to_canonical(), from.port());
-                if matches!(message, ChitchatMessage::SynAck { .. }) {
-                    lock(&self.shared.silent).remove(&from);
-                }
-                return Ok((from, message));
-            }
-        }
+        Ok(Box::new(EncryptedSocket::new(Arc::clone(&self.socket), Arc::clone(&self.shared))?))
     }
 }
 
@@ -301,9 +160,6 @@ fn mapped(address: SocketAddr) -> SocketAddr {
         IpAddr::V6(_) => address,
     }
 }
-
-/// Logged as the sender of a datagram that could not be received.
-const UNKNOWN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
 
 impl Shared {
     /// Appends a datagram of `kind` for `to` to `out`.
@@ -383,7 +239,7 @@ impl Shared {
     }
 
     fn read_gossip(&self, from: SocketAddr, body: &[u8], exchange: &mut Exchange) -> Option<ChitchatMessage> {
-        let read = exchange.read(body, self.cipher.cluster(), from, &mut lock(&self.known), Instant::now());
+        let read = exchange.read(body, self.cipher.cluster(), from, &mut self.known.lock(), Instant::now());
         let (bytes, refused) = match read {
             Ok(read) => read,
             Err(error) => return self.drop_one("malformed", from, &error),
@@ -408,7 +264,7 @@ impl Shared {
             return None;
         }
         let now = clock::now();
-        if let Err(error) = lock(&self.replay).accept(envelope, now) {
+        if let Err(error) = self.replay.lock().accept(envelope, now) {
             let reason = match error {
                 ReplayError::Replayed => "replayed",
                 ReplayError::TooOld => "too old",
@@ -437,7 +293,7 @@ impl Shared {
             &whole
         };
         let canonical = SocketAddr::new(from.ip().to_canonical(), from.port());
-        let (bytes, refused) = match lock(&self.known).filter(bytes, canonical, Instant::now()) {
+        let (bytes, refused) = match self.known.lock().filter(bytes, canonical, Instant::now()) {
             Ok(filtered) => filtered,
             Err(error) => return self.drop_one("malformed", from, &error),
         };
@@ -512,22 +368,18 @@ fn advice(reason: &str) -> &'static str {
     }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock()
-}
-
 /// The clock offsets of other processes, shared by the transport and the membership. Cheap to clone.
 #[derive(Clone, Debug, Default)]
 pub(super) struct SharedOffsets(Arc<Mutex<ClockOffsets>>);
 
 impl SharedOffsets {
     fn observe(&self, envelope: Envelope, now: UnixMillis) {
-        lock(&self.0).observe(envelope, now);
+        self.0.lock().observe(envelope, now);
     }
 
     /// See [`ClockOffsets::ahead`].
     pub(super) fn ahead(&self, sender: u64) -> Option<i64> {
-        lock(&self.0).ahead(sender)
+        self.0.lock().ahead(sender)
     }
 }
 

@@ -1,5 +1,7 @@
 use super::*;
+use banmesh_cluster::fragments::MAX_DATAGRAM;
 use banmesh_core::seal::{Keyring, key_text};
+use chitchat::Serializable as _;
 use tokio::net::UdpSocket;
 
 fn keyring(byte: u8) -> Keyring {
