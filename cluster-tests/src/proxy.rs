@@ -53,6 +53,16 @@ impl Kind {
     }
 }
 
+/// The timeouts of the generated configurations, and longer ones.
+const PATIENT: &[(&str, &str)] = &[
+    ("200ms", "5s"),
+    ("400ms", "10s"),
+    ("500ms", "5s"),
+    ("timeout: 0.2s", "timeout: 5s"),
+    ("timeout: 0.45s", "timeout: 10s"),
+    ("timeout: 0.5s", "timeout: 10s"),
+];
+
 /// A running proxy. Dropping it stops it and removes its folder.
 #[derive(Debug)]
 pub struct Proxy {
@@ -67,10 +77,36 @@ pub struct Proxy {
 
 impl Proxy {
     /// Starts `program` in front of `server`, asking `nodes`, with further options of `banmesh … config`, and waits until it listens.
+    /// Its questions may take longer than as generated, so that a node on a busy machine is not too late.
     ///
     /// # Panics
     /// It does not start.
     pub fn start(kind: Kind, program: &Path, nodes: &[SocketAddr], server: SocketAddr, options: &[&str]) -> Self {
+        Self::start_with(kind, program, nodes, server, options, PATIENT)
+    }
+
+    /// As [`Proxy::start`], but with the timeouts that banmesh generates.
+    ///
+    /// # Panics
+    /// It does not start.
+    pub fn start_as_generated(
+        kind: Kind,
+        program: &Path,
+        nodes: &[SocketAddr],
+        server: SocketAddr,
+        options: &[&str],
+    ) -> Self {
+        Self::start_with(kind, program, nodes, server, options, &[])
+    }
+
+    fn start_with(
+        kind: Kind,
+        program: &Path,
+        nodes: &[SocketAddr],
+        server: SocketAddr,
+        options: &[&str],
+        timeouts: &[(&str, &str)],
+    ) -> Self {
         let folder = tempfile::Builder::new().prefix("banmesh-proxy-").tempdir().expect("create a folder");
         let listen = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), free_port());
         let inner = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), free_port());
@@ -85,6 +121,11 @@ impl Proxy {
         }
         let output = command.output().expect("run banmesh");
         assert!(output.status.success(), "banmesh {} config: {output:?}", kind.name());
+        for entry in std::fs::read_dir(folder.path()).expect("list the folder").flatten() {
+            let text = std::fs::read_to_string(entry.path()).expect("read what was generated");
+            let text = timeouts.iter().fold(text, |text, (from, to)| text.replace(from, to));
+            std::fs::write(entry.path(), text).expect("write it");
+        }
         let (arguments, files) = prepare(kind, folder.path());
         let mut command = Command::new(program);
         command.args(arguments).current_dir(folder.path()).env("HOME", folder.path());

@@ -115,7 +115,7 @@ fn bans_hold_and_forged_headers_change_nothing(kind: Kind, program: &Path) {
 fn the_recipe_has_no_findings(kind: Kind, program: &Path) {
     let web = Backend::http();
     let nodes = [free_port(), free_port()].map(|port| SocketAddr::new(Ipv4Addr::LOCALHOST.into(), port));
-    let proxy = Proxy::start(kind, program, &nodes, web.address, &["--trusted-proxy", "192.0.2.1"]);
+    let proxy = Proxy::start_as_generated(kind, program, &nodes, web.address, &["--trusted-proxy", "192.0.2.1"]);
     let config = proxy.file("node.yaml");
     std::fs::write(&config, format!("verdict: {{enabled: true, address: '{}'}}\n", nodes[0])).unwrap();
     let check = || {
@@ -182,7 +182,7 @@ fn dead_nodes_refuse_clients_if_asked(kind: Kind, program: &Path) {
 
 fn hanging_nodes_let_clients_pass(kind: Kind, program: &Path) {
     let (nodes, web) = (Nodes::start(), Backend::http());
-    let proxy = Proxy::start(kind, program, &nodes.endpoints, web.address, &[]);
+    let proxy = Proxy::start_as_generated(kind, program, &nodes.endpoints, web.address, &[]);
     let status = |from| client::status(from, proxy.address);
     wait::until("the banned client is refused", wait::SOON, || status(BANNED) == 403);
     nodes.nodes[0].signal(Signal::SIGSTOP);
