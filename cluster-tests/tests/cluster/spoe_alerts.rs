@@ -137,5 +137,6 @@ fn failed_connections_are_counted_while_health_checks_pass(binary: &Binary) {
     let before = errors();
     assert_eq!(client::status(CLIENT, site.http), 200);
     wait::until("the errors are counted", wait::SOON, || errors() > before);
-    assert!(site.haproxy.stat("spoe-ip-reputation", "BACKEND", "status").unwrap().starts_with("UP"));
+    let is_up = || site.haproxy.stat("spoe-ip-reputation", "BACKEND", "status").unwrap().starts_with("UP");
+    wait::until("health checks pass", wait::SOON, is_up);
 }
