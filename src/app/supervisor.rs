@@ -44,6 +44,10 @@ type StartPart = Box<dyn Fn(CancellationToken) -> BoxFuture<'static, Outcome> + 
 /// How long to wait after a part broke for others that broke with it. The first one reported need not be the cause.
 const SETTLE: Duration = Duration::from_millis(100);
 
+/// The same while all of them merely returned: the cause is a part that panics, and on a busy machine a panic takes long to be
+/// written down.
+const CAUSE_WITHIN: Duration = Duration::from_secs(2);
+
 /// A part that can be restarted after it broke, while the node goes on.
 pub trait Restart: Send + 'static {
     /// Serves until `shutdown`.
@@ -316,12 +320,15 @@ impl Supervisor {
 
     async fn settle(&mut self, first: Broken) -> Broken {
         let mut broken = vec![first.clone()];
-        let more = async {
-            loop {
-                broken.extend(self.next().await);
+        let begun = Instant::now();
+        loop {
+            let unexplained = broken.iter().all(|broken| broken.how == How::Returned);
+            let end = begun + if unexplained { CAUSE_WITHIN } else { SETTLE };
+            match tokio::time::timeout_at(end, self.next()).await {
+                Ok(more) => broken.extend(more),
+                Err(_) => break,
             }
-        };
-        let _: Result<(), _> = tokio::time::timeout(SETTLE, more).await;
+        }
         let culprit = policy::culprit(&broken).unwrap_or(&first);
         for other in broken.iter().filter(|other| other.part != culprit.part) {
             warn!(part = other.part, because_of = culprit.part, "also ended: {}", other.how);

@@ -128,7 +128,8 @@ fn the_metrics_of_the_alerts_are_exported_and_show_dead_agents(binary: &Binary) 
 fn failed_connections_are_counted_while_health_checks_pass(binary: &Binary) {
     let (node, nobody) = (NodeConfig::new().start(), loopback_port());
     let site = WebSite::start(binary, "rate-limit", nobody, None, |config| {
-        config.replace("default-server check inter", &format!("default-server check port {} inter", node.spoa().port()))
+        let port = format!("default-server check port {} inter", node.spoa().port());
+        config.with_shipped_timeouts().replace("default-server check inter", &port)
     });
     let errors = || {
         let count = site.haproxy.stat("spoe-ip-reputation", "BACKEND", "econ").unwrap();

@@ -48,6 +48,22 @@ async fn the_part_that_broke_others_is_reported() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_panic_that_is_reported_late_is_the_cause() {
+    let (mut supervisor, _) = supervisor();
+    let (held, gone) = oneshot::channel::<()>();
+    supervisor.run(Part::new("cluster intake", Stage::Cluster), async move {
+        let _ = gone.await;
+    });
+    supervisor.run(Part::new("cluster publisher", Stage::Cluster), async move {
+        drop(held);
+        tokio::time::sleep(Duration::from_millis(1500)).await;
+        break_down("a fault on purpose");
+    });
+    let broken = supervisor.until(pending::<()>()).await.unwrap_err();
+    assert_eq!(broken.part, "cluster publisher");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_part_that_returns_or_fails_breaks_the_node() {
     let (mut supervisor, _) = supervisor();
     supervisor.run(Part::new("files", Stage::Inputs), async {});
