@@ -373,7 +373,8 @@ fn a_daemonset_with_the_firewall_drops_packets_at_every_machine() {
     // A service of the second machine that is no pod, such as SSH.
     let machine = cluster.container(pods[1].1).host().clone();
     let service = SocketAddr::new(machine.address, 2222);
-    let _listener = machine.enter(|| TcpListener::bind(service).unwrap());
+    let listener = machine.enter(|| TcpListener::bind(service).unwrap());
+    std::thread::spawn(move || listener.incoming().for_each(drop));
     let client = cluster.run("client", &["/usr/bin/sleep", "3600"], Vec::new());
     let reaches = || client.host().enter(|| TcpStream::connect_timeout(&service, Duration::from_millis(200)).is_ok());
     wait::until("the client reaches the machine", wait::SOON, reaches);

@@ -49,7 +49,9 @@ impl Place {
             ip(host, "route add 10.77.1.0/24 dev eth0");
             ip(host, &format!("addr add fd77:0:0:1::ff:{number}/64 dev eth0 nodad"));
             let at = SocketAddr::new("::".parse().unwrap(), PORT);
-            services.push(host.enter(|| TcpListener::bind(at).unwrap()));
+            let service = host.enter(|| TcpListener::bind(at).unwrap());
+            service.set_nonblocking(true).unwrap();
+            services.push(service);
         }
         let place = Self { mesh, clients, services };
         place.mesh.nodes.iter().for_each(is_current);
@@ -77,22 +79,39 @@ impl Place {
 
     /// Whether the client is let in. A busy machine, or a first packet that is lost, is no refusal.
     fn reaches(&self, from: &str, index: usize) -> bool {
-        self.connect(from, index, wait::SOON).is_some()
+        self.served(from, index, wait::SOON).is_some()
     }
 
     /// Whether the client's packets are dropped, which shows only in that no answer comes.
     fn is_dropped(&self, from: &str, index: usize) -> bool {
-        self.connect(from, index, NO_ANSWER).is_none()
+        self.served(from, index, NO_ANSWER).is_none()
+    }
+
+    /// Both ends of a connection: the client's, and the service's. The service accepts every connection: otherwise a test that connects
+    /// again and again would fill its backlog.
+    fn served(&self, from: &str, index: usize, patience: Duration) -> Option<[TcpStream; 2]> {
+        let client = self.connect(from, index, patience)?;
+        let (own, end) = (client.local_addr().unwrap(), Instant::now() + patience);
+        loop {
+            match self.services[index].accept() {
+                Ok((service, peer)) if SocketAddr::new(peer.ip().to_canonical(), peer.port()) == own => {
+                    return Some([client, service]);
+                }
+                Ok(_) => {}
+                // A ban may come between the two packets of the client that open a connection.
+                Err(_) if Instant::now() >= end => return None,
+                Err(_) => std::thread::sleep(Duration::from_millis(1)),
+            }
+        }
     }
 
     /// Both ends of a connection to host 1: the client's, and the service's.
     fn standing(&self, from: &str) -> [TcpStream; 2] {
-        let client = self.connect(from, 1, wait::SOON).expect("a connection of a client that is not banned");
-        let (service, _) = self.services[1].accept().unwrap();
-        for end in [&client, &service] {
+        let ends = self.served(from, 1, wait::SOON).expect("a connection of a client that is not banned");
+        for end in &ends {
             end.set_read_timeout(Some(wait::SOON)).unwrap();
         }
-        [client, service]
+        ends
     }
 
     fn becomes(&self, from: &str, index: usize, reached: bool) {
