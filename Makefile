@@ -24,7 +24,7 @@
 # make clean   remove what was built, and what was fetched for the tests
 
 CARGO ?= cargo
-SCRIPTS := demo/run demo/ssh cluster-tests/haproxy-versions cluster-tests/mail-servers scripts/picture-cli scripts/install-test-tools scripts/fuzz scripts/test-api scripts/test-page \
+SCRIPTS := demo/run demo/ssh cluster-tests/haproxy-versions cluster-tests/mail-servers scripts/picture-cli scripts/disturb scripts/install-test-tools scripts/fuzz scripts/test-api scripts/test-page \
 	scripts/test-packaging scripts/build-deb scripts/deny scripts/sbom scripts/reproducible deploy/compose/try .ci/run
 
 # What clippy and rustdoc check has a folder of its own, so that cargo's lock does not make builds and tests wait for it.
