@@ -22,7 +22,7 @@ impl Connection {
     /// Connects to an agent and does HAProxy's handshake. Waits up to [`wait::SOON`] for each answer.
     ///
     /// # Errors
-    /// Nothing listens, there is no answer in time, or it is not an AGENT-HELLO.
+    /// Nobody listens at `agent`, it does not answer in time, or it answers with another frame than AGENT-HELLO.
     pub fn open(agent: SocketAddr) -> io::Result<Self> {
         Self::open_within(agent, wait::SOON)
     }
@@ -30,7 +30,7 @@ impl Connection {
     /// As [`Connection::open`], but waits up to `patience` for each answer.
     ///
     /// # Errors
-    /// Nothing listens, there is no answer in time, or it is not an AGENT-HELLO.
+    /// Nobody listens at `agent`, it does not answer in time, or it answers with another frame than AGENT-HELLO.
     pub fn open_within(agent: SocketAddr, patience: Duration) -> io::Result<Self> {
         let mut stream = TcpStream::connect_timeout(&agent, patience)?;
         stream.set_read_timeout(Some(patience))?;
@@ -46,7 +46,7 @@ impl Connection {
     /// Queries whether `address` is banned, like the shipped configuration (message check-ip, argument src_ip).
     ///
     /// # Errors
-    /// The connection breaks, there is no answer in time, or the answer does not set `banned` in the scopes
+    /// The connection breaks, the agent does not answer in time, or its answer does not set `banned` in the scopes
     /// `sess` and `txn` to the same 0 or 1.
     pub fn is_banned(&mut self, address: IpAddr) -> io::Result<bool> {
         let stream_id = self.next_stream;

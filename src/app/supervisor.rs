@@ -44,8 +44,8 @@ type StartPart = Box<dyn Fn(CancellationToken) -> BoxFuture<'static, Outcome> + 
 /// How long to wait after a part broke for others that broke with it. The first one reported need not be the cause.
 const SETTLE: Duration = Duration::from_millis(100);
 
-/// The same while all of them merely returned: the cause is a part that panics, and on a busy machine a panic takes long to be
-/// written down.
+/// The same as long as all of them merely returned. The cause is then probably a panic, and on a busy machine it takes long until its
+/// backtrace is logged and the part counts as ended.
 const CAUSE_WITHIN: Duration = Duration::from_secs(2);
 
 /// A part that can be restarted after it broke, while the node goes on.

@@ -445,7 +445,8 @@ impl Membership {
     }
 }
 
-/// How often, and at which distance, a node that leaves tells its peers. Below `Timers::LEAVE`, with the second for chitchat's end.
+/// How many times a node that leaves tells its peers, and the pause between two of them. Together with the second in which chitchat
+/// must end, they fit into `Timers::LEAVE`.
 const LEAVE_ROUNDS: u32 = 20;
 const LEAVE_PAUSE: Duration = Duration::from_millis(50);
 

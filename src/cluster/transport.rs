@@ -61,8 +61,8 @@ struct Shared {
     readers: Readers,
     /// Nodes with which an exchange was requested.
     requested: Mutex<HashSet<SocketAddr>>,
-    /// Nodes whose answer is awaited.
-    silent: Mutex<HashSet<SocketAddr>>,
+    /// Of the nodes of [`EncryptedTransport::await_answers`], those that have not answered.
+    unanswered: Mutex<HashSet<SocketAddr>>,
     inbox: Inbox,
     known: Mutex<KnownMembers>,
     throttle: LogThrottle,
@@ -90,7 +90,7 @@ impl EncryptedTransport {
             receivers: ArcSwap::default(),
             readers: Readers::default(),
             requested: Mutex::default(),
-            silent: Mutex::default(),
+            unanswered: Mutex::default(),
             inbox,
             known: Mutex::default(),
             throttle: LogThrottle::new(Duration::from_secs(60)),
@@ -119,12 +119,12 @@ impl EncryptedTransport {
 
     /// From now on [`Self::awaits_answers`] is about these nodes.
     pub fn await_answers(&self, nodes: HashSet<SocketAddr>) {
-        *self.shared.silent.lock() = nodes;
+        *self.shared.unanswered.lock() = nodes;
     }
 
     /// Whether one of the nodes of [`Self::await_answers`] has not answered an exchange since.
     pub fn awaits_answers(&self) -> bool {
-        !self.shared.silent.lock().is_empty()
+        !self.shared.unanswered.lock().is_empty()
     }
 
     /// Sends one datagram with the body `parts` to a build that reads it.

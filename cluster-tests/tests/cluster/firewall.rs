@@ -77,12 +77,12 @@ impl Place {
         })
     }
 
-    /// Whether the client is let in. A busy machine, or a first packet that is lost, is no refusal.
+    /// Whether the client can connect. Waits long enough for a busy machine, and for a lost packet to be sent again.
     fn reaches(&self, from: &str, index: usize) -> bool {
         self.served(from, index, wait::SOON).is_some()
     }
 
-    /// Whether the client's packets are dropped, which shows only in that no answer comes.
+    /// Whether the client gets no answer, because its packets are dropped.
     fn is_dropped(&self, from: &str, index: usize) -> bool {
         self.served(from, index, NO_ANSWER).is_none()
     }

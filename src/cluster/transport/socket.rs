@@ -162,7 +162,7 @@ impl Socket for EncryptedSocket {
             if let Some(message) = received {
                 let from = SocketAddr::new(from.ip().to_canonical(), from.port());
                 if matches!(message, ChitchatMessage::SynAck { .. }) {
-                    self.shared.silent.lock().remove(&from);
+                    self.shared.unanswered.lock().remove(&from);
                 }
                 return Ok((from, message));
             }
